@@ -1,0 +1,141 @@
+"""From a preset or a TOML file, and overrides, to one validated `RunConfig`."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from vademecum.config.sections import RunConfig
+from vademecum.errors import ConfigError
+
+PRESETS = files("vademecum") / "presets"
+
+
+def preset_names() -> list[str]:
+    """The names of the presets that ship with the package."""
+    return sorted(entry.name.removesuffix(".toml") for entry in PRESETS.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_config(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a preset or a TOML (or resolved JSON) file; apply `section.key=value` overrides; validate once.
+
+    A relative `corpus.source` or `model.name` in a file that exists beside that file is taken from there, so that
+    a configuration works from any working directory.
+
+    Raises:
+        ConfigError: the file is missing or malformed, or any key or value is wrong; all mistakes are listed at once.
+    """
+    tree = _read(name)
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, str(name)), hint=_suggest(error)) from None
+
+
+def _read(name: str | Path) -> dict[str, Any]:
+    path = Path(name)
+    if str(name) in preset_names() and not path.is_file():
+        return tomllib.loads((PRESETS / f"{name}.toml").read_text(encoding="utf-8"))
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        tree = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no preset and no file is called {str(name)!r}",
+            hint=f"presets are {', '.join(preset_names())}; or give the path of a TOML file",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", hint="give a readable UTF-8 TOML file") from None
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} is malformed: {error}", hint="see docs/configuration.md for the form") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds a {type(tree).__name__}, not settings", hint="see docs/configuration.md")
+    _anchor_paths(tree, path.parent)
+    return tree
+
+
+def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
+    for section, key in (("corpus", "source"), ("model", "name")):
+        values = tree.get(section)
+        value = values.get(key) if isinstance(values, dict) else None
+        if isinstance(value, str) and not Path(value).is_absolute() and (folder / value).exists():
+            values[key] = str((folder / value).resolve())
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override!r} has no '='", hint="write --set section.key=value")
+    keys = dotted.strip().split(".")
+    node = tree
+    for key in keys[:-1]:
+        child = node.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {key!r} is a value, not a section", hint="write section.key=value")
+        node = child
+    node[keys[-1]] = _parse_value(text.strip())
+
+
+def _parse_value(text: str) -> Any:  # noqa: ANN401  any TOML value
+    """A TOML value; text that is none, such as a bare word or a path, stands for itself. `none` unsets."""
+    if text == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: ValidationError, name: str) -> str:
+    lines = [f"{name} has {error.error_count()} wrong setting{'s' if error.error_count() > 1 else ''}:"]
+    for item in error.errors(include_url=False):
+        place = ".".join(str(part) for part in item["loc"]) or "(top)"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"  {place}: there is no such setting{_nearest(item['loc'])}")
+        else:
+            lines.append(f"  {place}: {item['msg'].removeprefix('Value error, ')}; found {item['input']!r}")
+    return "\n".join(lines)
+
+
+def _suggest(error: ValidationError) -> str:
+    if any(item["type"] == "extra_forbidden" for item in error.errors(include_url=False)):
+        return "docs/configuration.md lists every setting"
+    return "correct the values above; docs/configuration.md says what each setting takes"
+
+
+def _nearest(place: Sequence[str | int]) -> str:
+    model: type[BaseModel] = RunConfig
+    for key in place[:-1]:
+        inner = model.model_fields[str(key)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ""
+        model = inner
+    wanted = str(place[-1])
+    everywhere = _all_names(RunConfig)
+    near = difflib.get_close_matches(wanted, model.model_fields, n=1) or difflib.get_close_matches(
+        wanted, [name.rpartition(".")[2] for name in everywhere], n=1
+    )
+    if not near:
+        return ""
+    dotted = [name for name in everywhere if name.rpartition(".")[2] == near[0]]
+    return f"; did you mean {' or '.join(dotted) if dotted else near[0]}?"
+
+
+def _all_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for key, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            names += _all_names(inner, f"{prefix}{key}.")
+        else:
+            names.append(f"{prefix}{key}")
+    return names
+
+

@@ -1,0 +1,55 @@
+"""Every error that Vademecum raises on purpose.
+
+```
+VademecumError            message: what failed, what was found; hint: what to do
+├── InputError            the user's input is wrong; `vade` exits with 2
+│   ├── ConfigError       a configuration file or a --set override
+│   ├── CorpusError       a corpus file: names the file and the line
+│   └── SourceError       a model or corpus that cannot be found or fetched
+└── RunError              the input was fine and the run failed; `vade` exits with 1
+    ├── AuditError        an audit crossed its threshold (leakage, supervision)
+    ├── DivergedError     a loss or gradient that is not finite
+    └── StaleError        finished work would be overwritten; asks for --force
+```
+"""
+
+
+class VademecumError(Exception):
+    """What failed and what was found (`message`), and what to do about it (`hint`)."""
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(VademecumError):
+    """Something that the user gave is wrong."""
+
+
+class ConfigError(InputError):
+    """A configuration file or an override cannot be used."""
+
+
+class CorpusError(InputError):
+    """A corpus file cannot be read as what it should be."""
+
+
+class SourceError(InputError):
+    """A model or corpus cannot be found, fetched or verified."""
+
+
+class RunError(VademecumError):
+    """The input was fine, and the work failed."""
+
+
+class AuditError(RunError):
+    """An audit found more than the configuration allows."""
+
+
+class DivergedError(RunError):
+    """A loss or a gradient norm was not finite."""
+
+
+class StaleError(RunError):
+    """The inputs of finished work have changed, and it may not be overwritten unasked."""

@@ -1,0 +1,190 @@
+"""What this machine can do: cores, memory and accelerator as this process may really use them."""
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Literal
+
+from vademecum.files import digest_value, write_json
+from vademecum.records import Record
+
+Device = Literal["cpu", "cuda", "mps"]
+
+INSTRUCTION_SETS = {
+    "avx2": "avx2",
+    "avx512f": "avx512",
+    "avx512_bf16": "avx512bf16",
+    "amx_bf16": "amx",
+    "asimd": "neon",
+    "sve": "sve",
+}
+"""The kernel's flag → our word, weakest first."""
+
+BF16_MIN_GAIN = 1.2
+"""bfloat16 must beat float32 by this factor on a CPU: its rounding costs accuracy, so a tie goes to float32."""
+
+
+class Hardware(Record):
+    """A machine as seen by one process."""
+
+    cpu: str
+    cores: int
+    """Cores that this process may use: affinity and container quota counted."""
+    instruction_sets: tuple[str, ...]
+    memory_bytes: int
+    """All memory, or the container's limit."""
+    memory_free_bytes: int
+    device: Device
+    device_name: str
+    device_memory_bytes: int
+    """Memory of the accelerator; that of the machine on a CPU."""
+    compute_capability: tuple[int, int] | None
+    """CUDA's; bfloat16 is in hardware from (8, 0) on, emulated below."""
+    matmul_flops: dict[str, float]
+    """Measured floating-point operations per second of a large matrix product, per dtype; empty if not measured."""
+
+    @property
+    def label(self) -> str:
+        """A short name for result files, such as `cpu-2core-avx2`."""
+        if self.device == "cuda":
+            return "cuda-" + self.device_name.lower().replace("nvidia ", "").replace(" ", "-")
+        return f"{self.device}-{self.cores}core-{self.instruction_sets[-1] if self.instruction_sets else platform.machine()}"
+
+
+def probe_hardware(*, rates_cache: Path | None = None) -> Hardware:
+    """Look at this machine; with `rates_cache`, a folder, also measure matrix products once and keep the result there."""
+    import psutil
+    import torch
+
+    limit = _cgroup_number("memory.max", "memory/memory.limit_in_bytes")
+    used = _cgroup_number("memory.current", "memory/memory.usage_in_bytes") or 0
+    memory = psutil.virtual_memory()
+    total, free = int(memory.total), int(memory.available)
+    if limit is not None and limit < total:
+        total, free = limit, min(free, max(limit - used, 0))
+    device: Device = "cpu"
+    name, device_memory, capability = _cpu_name(), total, None
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        device, name, device_memory = "cuda", str(properties.name), int(properties.total_memory)
+        capability = (int(properties.major), int(properties.minor))
+    elif torch.backends.mps.is_available():
+        device, name = "mps", "Apple GPU"
+    found = Hardware(
+        cpu=_cpu_name(),
+        cores=_usable_cores(),
+        instruction_sets=_instruction_sets(),
+        memory_bytes=total,
+        memory_free_bytes=free,
+        device=device,
+        device_name=name,
+        device_memory_bytes=device_memory,
+        compute_capability=capability,
+        matmul_flops={},
+    )
+    return found if rates_cache is None else found.model_copy(update={"matmul_flops": _rates(found, rates_cache)})
+
+
+def choose_dtype(hardware: Hardware, device: Device | None = None) -> tuple[str, str]:
+    """The number format that this machine computes fastest without emulation, and the reason in words."""
+    device = device or hardware.device
+    if device == "cuda":
+        capability = hardware.compute_capability or (0, 0)
+        shown = ".".join(str(part) for part in capability)
+        if capability >= (8, 0):
+            return "bfloat16", f"compute capability {shown} has bfloat16 in hardware"
+        return "float16", f"compute capability {shown} has no bfloat16 in hardware"
+    if device == "mps":
+        return "float32", "bfloat16 on Apple GPUs is not measured yet"
+    plain, brain = (hardware.matmul_flops.get(dtype) for dtype in ("float32", "bfloat16"))
+    if plain is None or brain is None:
+        return "float32", "bfloat16 has not been measured on this machine"
+    ratio = brain / plain
+    measured = f"a bfloat16 matrix product runs at {ratio:.2f} times the rate of float32 here"
+    return ("bfloat16" if ratio >= BF16_MIN_GAIN else "float32"), measured
+
+
+def _rates(hardware: Hardware, cache: Path) -> dict[str, float]:
+    import torch
+
+    key = digest_value(
+        [
+            hardware.cpu,
+            hardware.cores,
+            hardware.instruction_sets,
+            hardware.device_name,
+            torch.__version__,
+            os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
+        ]
+    )
+    file = cache / f"matmul-{key[:16]}.json"
+    if file.is_file():
+        return {str(dtype): float(rate) for dtype, rate in json.loads(file.read_text(encoding="utf-8")).items()}
+    dtypes = ["float32", "bfloat16"] + (["float16"] if hardware.device == "cuda" else [])
+    rates = {dtype: _matmul_flops(dtype, hardware.device) for dtype in dtypes}
+    write_json(file, rates)
+    return rates
+
+
+def _matmul_flops(dtype: str, device: Device, seconds: float = 0.4) -> float:
+    """Operations per second of (rows x 1024) @ (1024 x 1024), the best of several timed products."""
+    import torch
+
+    side = 1024 if device == "cpu" else 8192
+    rows = 512 if device == "cpu" else 8192
+    left = torch.ones(rows, side, dtype=getattr(torch, dtype), device=device)
+    right = torch.ones(side, side, dtype=getattr(torch, dtype), device=device)
+    best, spent = float("inf"), 0.0
+    while spent < seconds:
+        started = time.perf_counter()
+        product = left @ right
+        product[0, 0].item()  # waits for an accelerator
+        elapsed = time.perf_counter() - started
+        best, spent = min(best, elapsed), spent + elapsed
+    return 2 * rows * side * side / best
+
+
+def _usable_cores() -> int:
+    cores = len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(int(quota) / int(period))))
+
+
+def _cgroup_number(version_2: str, version_1: str) -> int | None:
+    for name in (version_2, version_1):
+        try:
+            text = Path("/sys/fs/cgroup", name).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        return int(text) if text.isdigit() else None
+    return None
+
+
+def _cpu_name() -> str:
+    for field in ("model name", "Model"):
+        value = _cpuinfo(field)
+        if value:
+            return value
+    return platform.processor() or platform.machine()
+
+
+def _instruction_sets() -> tuple[str, ...]:
+    flags = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
+    return tuple(word for flag, word in INSTRUCTION_SETS.items() if flag in flags)
+
+
+def _cpuinfo(field: str) -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == field:
+            return value.strip()
+    return ""

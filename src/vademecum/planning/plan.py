@@ -1,0 +1,110 @@
+"""What a run will do and cost, decided once and obeyed afterwards."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from vademecum.config import BudgetConfig, TrainConfig
+from vademecum.errors import ConfigError
+from vademecum.planning.timing import EVALUATION_COST, STARTUP_SECONDS, Rates
+from vademecum.records import Record
+
+RESERVE_SHARE = 0.05
+"""Part of the budget that is not planned away: machines slow down, reports are written."""
+
+WARMUP_SHARE = 0.03
+MIN_STEPS = 4
+
+
+class Plan(Record):
+    """The decisions and predictions of `plan.json`."""
+
+    device: str
+    dtype: str
+    dtype_reason: str
+    base: str
+    """The base model as reports name it."""
+    base_digest: str
+    optimizer_steps: int
+    full_steps: int
+    """Steps that num_train_epochs would take."""
+    ended_by: Literal["epochs", "budget", "max_steps"]
+    warmup_steps: int
+    eval_steps: int
+    save_steps: int
+    micro_batch_tokens: int
+    """Slots of the largest micro-batch."""
+    real_tokens: int
+    """Of the steps that are planned."""
+    rates: Rates
+    predicted_seconds: dict[str, float]
+    """Per stage."""
+
+    @property
+    def total_seconds(self) -> float:
+        """The whole run."""
+        return sum(self.predicted_seconds.values())
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What there is to do, in tokens and seconds, before the number of steps is chosen."""
+
+    full_steps: int
+    tokens_per_step: float
+    """Real tokens, the mean over the layout."""
+    validation_tokens: int
+    """Of one validation loss."""
+    answering: dict[str, float]
+    """Predicted seconds per answering stage."""
+    spent_seconds: float
+    """Already gone: preparing, auditing, probing."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How long training is, and how often it looks up."""
+
+    optimizer_steps: int
+    ended_by: Literal["epochs", "budget", "max_steps"]
+    warmup_steps: int
+    eval_steps: int
+    save_steps: int
+    train_seconds: float
+
+
+def choose_steps(work: Workload, rates: Rates, train: TrainConfig, budget: BudgetConfig) -> Steps:
+    """As many optimizer steps as were asked for, or as the budget leaves after answering.
+
+    Raises:
+        ConfigError: the budget does not leave time for training at all; says what would.
+    """
+    step_seconds = work.tokens_per_step / rates.train_tokens_per_second
+    evaluation_seconds = work.validation_tokens / rates.train_tokens_per_second * EVALUATION_COST
+    wanted = train.max_steps or work.full_steps
+    ended_by: Literal["epochs", "budget", "max_steps"] = "max_steps" if train.max_steps else "epochs"
+    steps = wanted
+    if budget.minutes is not None:
+        evaluations = 5 if train.eval_steps is None else 1 + wanted // train.eval_steps
+        fixed = work.spent_seconds + sum(work.answering.values()) + STARTUP_SECONDS + evaluations * evaluation_seconds
+        affordable = int((budget.minutes * 60 * (1 - RESERVE_SHARE) - fixed) / step_seconds)
+        if affordable < min(MIN_STEPS, wanted):
+            enough = (fixed + min(MIN_STEPS, wanted) * step_seconds) / (1 - RESERVE_SHARE) / 60
+            raise ConfigError(
+                f"budget.minutes = {budget.minutes:g} leaves no time to train: answering and the rest take "
+                f"{fixed / 60:.1f} minutes, one optimizer step {step_seconds:.1f} seconds",
+                hint=f"set budget.minutes to {math.ceil(enough)} or more, or lower generate.test_pairs "
+                "or generate.max_new_tokens",
+            )
+        if affordable < wanted:
+            steps, ended_by = affordable, "budget"
+    eval_steps = train.eval_steps or max(1, math.ceil(steps / 4))
+    evaluations = 1 + math.ceil(steps / eval_steps)
+    return Steps(
+        optimizer_steps=steps,
+        ended_by=ended_by,
+        warmup_steps=round(steps * WARMUP_SHARE) if train.warmup_steps is None else train.warmup_steps,
+        eval_steps=eval_steps,
+        save_steps=train.save_steps or max(1, math.ceil(steps / 10)),
+        train_seconds=STARTUP_SECONDS + steps * step_seconds + evaluations * evaluation_seconds,
+    )

@@ -1,0 +1,213 @@
+"""The run directory: its files, its manifest and its lock. Nothing else reads or writes an artifact.
+
+`manifest.json` has one entry per finished stage, written after the stage's files:
+
+    {"train": {"inputs": {"pairs.jsonl": "…sha256", "config.train": "…"}, "outputs": {"adapter": "…"}, "seconds": 812.4,
+               "peak_memory_bytes": 1893000000, "versions": {"torch": "2.13.0"}, "seed": 0, "device": "cpu", "dtype": "float32"}}
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from vademecum.config import RunConfig
+from vademecum.errors import InputError, RunError
+from vademecum.files import digest_path, digest_value, write_json, write_whole
+from vademecum.records import Record
+
+RecordType = TypeVar("RecordType", bound=Record)
+
+
+class Entry(Record):
+    """What the manifest says of one finished stage."""
+
+    inputs: dict[str, str]
+    """File, `config.SECTION` or `model`/`corpus` → SHA-256."""
+    outputs: dict[str, str]
+    seconds: float
+    """Wall time of the stage, all sittings together."""
+    peak_memory_bytes: int
+    versions: dict[str, str]
+    seed: int
+    device: str
+    dtype: str
+
+
+class Run:
+    """One run directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """A directory that holds a run already.
+
+        Raises:
+            InputError: there is no run in it.
+        """
+        if not (path / "config.json").is_file():
+            raise InputError(f"{path} is not a run: it has no config.json", hint="give the folder that `vade run` wrote")
+        return cls(path)
+
+    @classmethod
+    def create(cls, path: Path) -> "Run":
+        """A directory that holds a run, or will."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"the run directory {path} cannot be made: {error}", hint="choose another with --out") from None
+        return cls(path)
+
+    @property
+    def name(self) -> str:
+        """The directory's own name."""
+        return self.path.resolve().name
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory for this process; the kernel lets go when the process ends, however it ends.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        file = self.path / ".lock"
+        with file.open("a+", encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                handle.seek(0)
+                raise RunError(
+                    f"{self.path} is in use by {handle.read().strip() or 'another process'}",
+                    hint="wait for it to end, or choose another directory with --out",
+                ) from None
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {os.uname().nodename}")
+            handle.flush()
+            yield
+
+    # Single files
+
+    def file(self, name: str) -> Path:
+        """Where an artifact lies."""
+        return self.path / name
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write the resolved configuration."""
+        write_json(self.file("config.json"), config.model_dump(mode="json"))
+
+    def read_json(self, name: str) -> Any:  # noqa: ANN401  any JSON value
+        """A JSON artifact.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        try:
+            return json.loads(self.file(name).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise self._damaged(name, str(error)) from None
+
+    def write_json(self, name: str, value: Any) -> None:  # noqa: ANN401
+        """Write a JSON artifact, whole."""
+        write_json(self.file(name), value)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text artifact, whole."""
+        write_whole(self.file(name), text)
+
+    def read_record(self, name: str, kind: type[RecordType]) -> RecordType:
+        """A JSON artifact that is one record."""
+        try:
+            return kind.model_validate(self.read_json(name))
+        except ValidationError as error:
+            raise self._damaged(name, str(error)) from None
+
+    def read_rows(self, name: str, kind: type[RecordType]) -> list[RecordType]:
+        """The records of a JSONL artifact, in the file's order.
+
+        Raises:
+            RunError: it is missing, or a line is not such a record.
+        """
+        rows = []
+        try:
+            with self.file(name).open(encoding="utf-8") as file:
+                for number, line in enumerate(file, 1):
+                    try:
+                        rows.append(kind.model_validate_json(line))
+                    except ValidationError as error:
+                        raise self._damaged(f"{name}, line {number}", str(error)) from None
+        except OSError as error:
+            raise self._damaged(name, str(error)) from None
+        return rows
+
+    def write_rows(self, name: str, rows: Iterable[Record]) -> None:
+        """Write a JSONL artifact, whole."""
+        write_whole(self.file(name), "".join(f"{row.model_dump_json()}\n" for row in rows))
+
+    def read_lines(self, name: str) -> list[dict[str, Any]]:
+        """The objects of a JSONL file that is still growing; a half-written last line is not there yet."""
+        path = self.file(name)
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def append_line(self, name: str, value: dict[str, Any]) -> None:
+        """Add one object to a growing JSONL file."""
+        with self.file(name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(value, allow_nan=False) + "\n")
+
+    def write_lines(self, name: str, values: Sequence[dict[str, Any]]) -> None:
+        """Write a JSONL file of plain objects, whole."""
+        write_whole(self.file(name), "".join(json.dumps(value, allow_nan=False) + "\n" for value in values))
+
+    def _damaged(self, name: str, found: str) -> RunError:
+        return RunError(
+            f"{self.path / name} is missing or damaged: {found}",
+            hint="delete that file and give the same `vade run` command again; it will be made anew",
+        )
+
+    # The manifest
+
+    def entries(self) -> dict[str, Entry]:
+        """All finished stages, by name."""
+        if not self.file("manifest.json").is_file():
+            return {}
+        return {name: Entry.model_validate(entry) for name, entry in self.read_json("manifest.json").items()}
+
+    def is_current(self, stage: str, inputs: dict[str, str]) -> bool:
+        """Whether a stage was finished from just these inputs and its outputs are unharmed."""
+        entry = self.entries().get(stage)
+        return entry is not None and entry.inputs == inputs and self.outputs_are_whole(entry)
+
+    def outputs_are_whole(self, entry: Entry) -> bool:
+        """Whether the files of a finished stage are there, with the content that it wrote."""
+        return all(self.file(name).exists() and self.digest(name) == digest for name, digest in entry.outputs.items())
+
+    def complete(self, stage: str, entry: Entry) -> None:
+        """Enter a stage as finished; the very last thing that a stage does."""
+        entries = self.entries() | {stage: entry}
+        write_json(self.file("manifest.json"), {name: one.model_dump() for name, one in entries.items()})
+        shutil.rmtree(self.path / "work" / stage, ignore_errors=True)
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of an artifact, file or folder."""
+        return digest_path(self.file(name))
+
+    # Unfinished work
+
+    def workspace(self, stage: str, inputs: dict[str, str]) -> Path:
+        """A folder for a stage's unfinished work. What an earlier sitting left from other inputs is removed."""
+        folder = self.path / "work" / stage
+        mark = folder / "inputs.json"
+        if not (mark.is_file() and mark.read_text(encoding="utf-8").strip() == digest_value(inputs)):
+            shutil.rmtree(folder, ignore_errors=True)
+            write_whole(mark, digest_value(inputs) + "\n")
+        return folder

@@ -1,0 +1,38 @@
+"""The road: which stages a configuration has, and walking them in order."""
+
+from collections.abc import Iterable
+
+from vademecum.config import RunConfig
+from vademecum.stages.answer import decoding_stage, predict_stage
+from vademecum.stages.plan import PLAN
+from vademecum.stages.prepare import PREPARE
+from vademecum.stages.road import Observer, Road, Stage, walk
+from vademecum.stages.train import TRAIN
+from vademecum.stages.verdict import report_stage, score_stage
+
+__all__ = ["Observer", "Road", "Stage", "run_road", "stages_of"]
+
+
+def stages_of(config: RunConfig) -> list[Stage]:
+    """The stages of a run, in the order in which they are walked."""
+    systems = config.generate.systems
+    tuned = "tuned" in systems
+    return [
+        PREPARE,
+        PLAN,
+        *([TRAIN] if tuned else []),
+        decoding_stage(tuned),
+        *(predict_stage(system) for system in systems),
+        *(score_stage(system) for system in systems),
+        report_stage(systems),
+    ]
+
+
+def run_road(road: Road, *, until: str | None = None, force: Iterable[str] = ()) -> None:
+    """Walk from the corpus to the verdict; only what is missing or out of date is done.
+
+    Raises:
+        StaleError: finished training or predictions would be overwritten without being named in `force`.
+        VademecumError: any stage's own.
+    """
+    walk(road, stages_of(road.config), until=until, force=force)

@@ -1,0 +1,194 @@
+"""decoding: one repetition control for all systems, chosen on validation pairs → decoding.json.
+predict/SYSTEM: test pairs → predictions/SYSTEM.jsonl, chunk by chunk."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from vademecum.baselines import copy_answers, scope
+from vademecum.config import RunConfig
+from vademecum.errors import RunError
+from vademecum.evaluation import METRICS, score
+from vademecum.files import write_whole
+from vademecum.generation import Decoding, chunks, generate
+from vademecum.models import load_adapter, logits_change, merge
+from vademecum.planning import Plan
+from vademecum.records import Prediction, QAPair
+from vademecum.stages.material import Base, Pairs, model_digest, prompts_for, subset
+from vademecum.stages.road import Road, Stage
+from vademecum.stages.train import ADAPTER
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+REPETITION_CONTROLS = (0, 6)
+"""Values of no_repeat_ngram_size that `auto` chooses among; 6 lets common phrases stand."""
+
+MODEL_SETTINGS = ("seed", "prompt", "model")
+
+
+@dataclass
+class ChunkFiles:
+    """Predictions on their way to disk: one file per finished chunk, so that a broken run goes on after the last."""
+
+    folder: Path
+    total: int
+    report: Callable[[int, int], None] = field(default=lambda done, total: None)
+
+    def done(self) -> int:
+        """How many chunks, from the first on, are on disk."""
+        count = 0
+        while self._file(count).is_file():
+            count += 1
+        return count
+
+    def write(self, chunk: int, predictions: list[Prediction]) -> None:
+        """Keep a finished chunk."""
+        write_whole(self._file(chunk), "".join(f"{one.model_dump_json()}\n" for one in predictions))
+        self.report(chunk + 1, self.total)
+
+    def read(self) -> list[Prediction]:
+        """All predictions, in order of id."""
+        lines = [line for chunk in range(self.total) for line in self._file(chunk).open(encoding="utf-8")]
+        return sorted((Prediction.model_validate_json(line) for line in lines), key=lambda row: row.id)
+
+    def _file(self, chunk: int) -> Path:
+        return self.folder / f"chunk-{chunk:05d}.jsonl"
+
+
+def decoding_for(config: RunConfig, no_repeat_ngram_size: int) -> Decoding:
+    """The decoding that every system of the run uses."""
+    return Decoding(
+        max_new_tokens=config.generate.max_new_tokens,
+        temperature=config.generate.temperature,
+        top_p=config.generate.top_p,
+        no_repeat_ngram_size=no_repeat_ngram_size,
+        batch_size=config.generate.batch_size,
+        seed=config.seed,
+    )
+
+
+def choose_decoding(road: Road, folder: Path) -> None:
+    """Answer validation pairs with each repetition control; keep the one with the best mean ROUGE over the systems."""
+    config, run = road.config, road.run
+    if config.generate.no_repeat_ngram_size != "auto":
+        chosen = decoding_for(config, config.generate.no_repeat_ngram_size)
+        run.write_json("decoding.json", {"decoding": chosen.model_dump(), "chosen_on": {}})
+        return
+    pairs, base = Pairs.read(road), Base.locate(road)
+    asked = subset(pairs.of("validation"), config.generate.validation_pairs, config.seed)
+    systems = [name for name in ("base", "tuned") if name in config.generate.systems] or ["base"]
+    prompts = prompts_for("base", asked, [], base, config)
+    scores: dict[int, list[float]] = {size: [] for size in REPETITION_CONTROLS}
+    total = len(systems) * len(REPETITION_CONTROLS)
+    for system in systems:
+        model = _load(road, base, system)
+        for size in REPETITION_CONTROLS:
+            decoding = decoding_for(config, size)
+            place = folder / f"{system}-{size}"
+            sink = ChunkFiles(place, len(chunks(prompts, decoding)))
+            generate(model, base.tokenizer, prompts, decoding, sink)
+            scores[size].append(_mean_rouge(sink.read(), asked, pairs, config))
+            road.observer.progress(sum(map(len, scores.values())), total, "trials")
+    best = max(REPETITION_CONTROLS, key=lambda size: fmean(scores[size]))
+    run.write_json(
+        "decoding.json",
+        {
+            "decoding": decoding_for(config, best).model_dump(),
+            "chosen_on": {
+                "validation_pairs": len(asked),
+                "systems": systems,
+                "mean_rouge": {str(size): dict(zip(systems, found, strict=True)) for size, found in scores.items()},
+            },
+        },
+    )
+
+
+def _mean_rouge(predictions: Sequence[Prediction], asked: Sequence[QAPair], pairs: Pairs, config: RunConfig) -> float:
+    rows = score(predictions, {pair.id: pair for pair in asked}, pairs.groups, config.evaluate)
+    return fmean(fmean(row.metrics[metric] for metric in METRICS) for row in rows)
+
+
+def _load(road: Road, base: Base, system: str) -> "PreTrainedModel":
+    """The model of a system, merged where it has an adapter.
+
+    Raises:
+        RunError: the adapter does not change a single logit, so that scoring it would be scoring the base.
+    """
+    plan = road.run.read_record("plan.json", Plan)
+    model = base.load(road, device=plan.device, dtype=plan.dtype)
+    if system != "tuned":
+        return model
+    adapted = load_adapter(model, road.run.file("adapter"))
+    ids = base.tokenizer("What are the symptoms?")["input_ids"]
+    if logits_change(adapted, ids) == 0:
+        raise RunError(
+            "the adapter does not change the model's output: the tuned system would be the base",
+            hint="look at training.jsonl; train longer or with a larger learning rate",
+        )
+    return merge(adapted)
+
+
+def answer_with(system: str) -> Callable[[Road, Path], None]:
+    """The work of one system's predict stage."""
+
+    def answer(road: Road, folder: Path) -> None:
+        config, pairs = road.config, Pairs.read(road)
+        train, asked = pairs.of("train"), pairs.test(config)
+        if system in ("copy", "few-shot"):
+            road.observer.say(f"{system}: {scope(train, asked)}")
+        if system == "copy":
+            road.run.write_rows("predictions/copy.jsonl", sorted(copy_answers(train, asked), key=lambda row: row.id))
+            return
+        base = Base.locate(road)
+        decoding = Decoding.model_validate(road.run.read_json("decoding.json")["decoding"])
+        prompts = prompts_for(system, asked, train, base, config)
+        sink = ChunkFiles(
+            folder,
+            len(chunks(prompts, decoding)),
+            lambda done, total: road.observer.progress(min(len(prompts), done * decoding.batch_size), len(prompts), "answers"),
+        )
+        generate(_load(road, base, system), base.tokenizer, prompts, decoding, sink)
+        road.run.write_rows(f"predictions/{system}.jsonl", sink.read())
+
+    return answer
+
+
+def predict_stage(system: str) -> Stage:
+    """The stage in which one system answers the test pairs."""
+    settings = ["seed", "generate.test_pairs"]
+    reads = ["pairs.jsonl", "splits.jsonl"]
+    if system != "copy":
+        settings += ["prompt", "model"]
+        reads += ["plan.json", "decoding.json"]
+    if system == "few-shot":
+        settings.append("generate.few_shot_k")
+    if system == "tuned":
+        reads += ADAPTER
+    return Stage(
+        name=f"predict/{system}",
+        settings=tuple(settings),
+        reads=tuple(reads),
+        writes=(f"predictions/{system}.jsonl",),
+        work=answer_with(system),
+        outside=None if system == "copy" else model_digest,
+        precious=system != "copy",
+    )
+
+
+def decoding_stage(tuned: bool) -> Stage:
+    """The stage that fixes the decoding; with an adapter it is tried too."""
+    return Stage(
+        name="decoding",
+        settings=(
+            *MODEL_SETTINGS,
+            "generate.max_new_tokens", "generate.temperature", "generate.top_p", "generate.no_repeat_ngram_size",
+            "generate.validation_pairs", "generate.batch_size", "evaluate.use_stemmer",
+        ),  # fmt: skip
+        reads=("pairs.jsonl", "splits.jsonl", "plan.json", *(ADAPTER if tuned else ())),
+        writes=("decoding.json",),
+        work=choose_decoding,
+        outside=model_digest,
+    )

@@ -1,0 +1,118 @@
+"""What several stages take from the run's files in the same way: pairs by split, subsets, the base model, prompts."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vademecum.baselines import nearest
+from vademecum.config import RunConfig
+from vademecum.files import digest_file
+from vademecum.generation import Prompt
+from vademecum.models import BaseModelFiles, load_base, load_tokenizer, locate_base
+from vademecum.prompts import build_messages, encode_prompt
+from vademecum.records import Assignment, QAPair, Split
+from vademecum.stages.road import Road
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FINGERPRINT_BYTES = 1 << 16
+
+
+def subset(pairs: Sequence[QAPair], count: int | None, seed: int) -> list[QAPair]:
+    """A random choice of `count` pairs (all, when None), the same whatever the order, returned in order of id.
+
+    A larger count with the same seed contains the smaller choice.
+    """
+    if count is None or count >= len(pairs):
+        chosen = list(pairs)
+    else:
+        chosen = sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}:{pair.id}".encode()).digest())[:count]
+    return sorted(chosen, key=lambda pair: pair.id)
+
+
+def model_digest(road: Road) -> dict[str, str]:
+    """Notices that a local base model was exchanged; a named one is pinned by name, revision and digest."""
+    folder = Path(road.config.model.name)
+    if not folder.is_dir():
+        return {}
+    sha = hashlib.sha256()
+    for file in sorted(folder.glob("*.json")):
+        sha.update(f"{file.name} {digest_file(file)}\n".encode())
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as handle:  # gigabytes: the size, the header and the end tell another model apart
+            size = file.stat().st_size
+            sha.update(f"{file.name} {size}\n".encode() + handle.read(FINGERPRINT_BYTES))
+            handle.seek(max(0, size - FINGERPRINT_BYTES))
+            sha.update(handle.read())
+    return {"model": sha.hexdigest()}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The corpus of a run, by split."""
+
+    pairs: dict[str, QAPair]
+    assignments: list[Assignment]
+
+    @classmethod
+    def read(cls, road: Road) -> "Pairs":
+        """From pairs.jsonl and splits.jsonl."""
+        pairs = {pair.id: pair for pair in road.run.read_rows("pairs.jsonl", QAPair)}
+        return cls(pairs, road.run.read_rows("splits.jsonl", Assignment))
+
+    def of(self, split: Split) -> list[QAPair]:
+        """The pairs of one split, in order of id."""
+        return sorted((self.pairs[row.id] for row in self.assignments if row.split == split), key=lambda pair: pair.id)
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """Id → group."""
+        return {row.id: row.group for row in self.assignments}
+
+    def train(self, config: RunConfig) -> list[QAPair]:
+        """What is trained on."""
+        return subset(self.of("train"), config.train.max_pairs, config.seed)
+
+    def test(self, config: RunConfig) -> list[QAPair]:
+        """What is answered for the verdict."""
+        return subset(self.of("test"), config.generate.test_pairs, config.seed)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A located base model with its tokenizer; the weights are loaded on demand."""
+
+    files: BaseModelFiles
+    tokenizer: "PreTrainedTokenizerBase"
+
+    @classmethod
+    def locate(cls, road: Road) -> "Base":
+        """Find or fetch the base model and load its tokenizer."""
+        files = locate_base(road.config.model, offline=road.offline)
+        return cls(files, load_tokenizer(files.path))
+
+    def load(self, road: Road, *, device: str, dtype: str) -> "PreTrainedModel":
+        """The base model with its weights."""
+        return load_base(self.files.path, road.config.model, dtype=dtype, device=device)
+
+
+def prompts_for(
+    system: str, pairs: Sequence[QAPair], train: Sequence[QAPair], base: Base, config: RunConfig
+) -> list[Prompt]:
+    """One prompt per pair; for `few-shot` with the nearest train pairs of the same question type in it."""
+    shown: list[list[QAPair]] = [[] for _ in pairs]
+    if system == "few-shot":
+        # The nearest stands last, next to the question.
+        shown = [list(reversed(found)) for found in nearest(train, pairs, config.generate.few_shot_k)]
+    return [
+        Prompt(
+            id=pair.id,
+            input_ids=encode_prompt(base.tokenizer, build_messages(pair.question, config.prompt, examples)),
+            shown=tuple(example.id for example in examples),
+        )
+        for pair, examples in zip(pairs, shown, strict=True)
+    ]

@@ -1,0 +1,61 @@
+"""prepare: source → pairs.jsonl, cleaning.json, splits.jsonl, leakage.json."""
+
+from collections import Counter
+from pathlib import Path
+
+from vademecum.corpus import audit_leakage, clean, load_corpus, missing_fields, sample_path, split
+from vademecum.files import digest_path
+from vademecum.sources import fetch
+from vademecum.stages.road import Road, Stage
+
+
+def corpus_digest(road: Road) -> dict[str, str]:
+    """Digest of a corpus on this disk; a named one is pinned by its digest in the package already."""
+    source = road.config.corpus.source
+    path = sample_path() if source == "sample" else Path(source)
+    return {"corpus": digest_path(path)} if path.exists() else {}
+
+
+def prepare(road: Road, _: Path) -> None:
+    """Read, clean and split the corpus, and measure what leaks."""
+    config, run = road.config, road.run
+    path = sample_path() if config.corpus.source == "sample" else fetch(config.corpus.source, offline=road.offline)
+    found = load_corpus(path, config.corpus)
+    pairs, rules = clean(found, config.corpus)
+    missing = missing_fields(pairs)
+    if missing:
+        road.observer.say(f"the corpus has no {', '.join(missing)}: what goes by them falls away")
+    assignments = split(pairs, config.split, config.seed)
+    leakage = audit_leakage(pairs, assignments)
+    counts = Counter(row.split for row in assignments)
+    run.write_rows("pairs.jsonl", pairs)
+    run.write_json(
+        "cleaning.json",
+        {
+            "source": config.corpus.source,
+            "pairs_in": len(found),
+            "pairs_kept": len(pairs),
+            "rules": rules,
+            "missing_fields": missing,
+        },
+    )
+    run.write_rows("splits.jsonl", assignments)
+    run.write_json(
+        "leakage.json",
+        {
+            "strategy": config.split.strategy,
+            "counts": {name: counts[name] for name in ("train", "validation", "test", "excluded")},
+            "groups": len({row.group for row in assignments}),
+            "leakage": leakage.model_dump(),
+        },
+    )
+
+
+PREPARE = Stage(
+    name="prepare",
+    settings=("seed", "corpus", "split"),
+    reads=(),
+    writes=("pairs.jsonl", "cleaning.json", "splits.jsonl", "leakage.json"),
+    work=prepare,
+    outside=corpus_digest,
+)

@@ -1,0 +1,173 @@
+"""What a stage is, when it is out of date, and in which order stages run."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from vademecum.config import RunConfig
+from vademecum.errors import ConfigError, StaleError
+from vademecum.files import digest_value, write_json
+from vademecum.runs import Entry, Run
+from vademecum.stages.measuring import PeakMemory, library_versions
+
+
+class Observer(Protocol):
+    """Who watches a run: the command line's progress display, or a test."""
+
+    def begin(self, stage: str) -> None:
+        """A stage starts to work."""
+
+    def skip(self, stage: str) -> None:
+        """A stage is complete already."""
+
+    def progress(self, done: float, total: float, unit: str) -> None:
+        """The stage at work has done this much."""
+
+    def say(self, text: str) -> None:
+        """Something that the user should know."""
+
+
+@dataclass(frozen=True)
+class Road:
+    """What every stage is given: the run directory, its configuration, and who watches."""
+
+    run: Run
+    config: RunConfig
+    observer: Observer
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the road. It reads and writes nothing but what it names here."""
+
+    name: str
+    settings: tuple[str, ...]
+    """Dotted names of the sections or settings that it reads."""
+    reads: tuple[str, ...]
+    """Artifacts of earlier stages."""
+    writes: tuple[str, ...]
+    work: Callable[[Road, Path], None]
+    """Does the work; the path is a folder for what is unfinished."""
+    outside: Callable[[Road], dict[str, str]] | None = None
+    """Digests of what it reads from outside the run directory."""
+    precious: bool = False
+    """Took so long to make that it is never overwritten unasked."""
+
+    def inputs(self, road: Road) -> dict[str, str]:
+        """Digest of everything that the stage reads."""
+        tree = road.config.model_dump(mode="json")
+        digests = {f"config.{name}": digest_value(_lookup(tree, name)) for name in self.settings}
+        digests |= {name: road.run.digest(name) for name in self.reads}
+        return digests | (self.outside(road) if self.outside else {})
+
+
+def _lookup(tree: dict[str, Any], dotted: str) -> Any:  # noqa: ANN401  any JSON value
+    node: Any = tree
+    for key in dotted.split("."):
+        node = node[key]
+    return node
+
+
+def walk(road: Road, stages: Sequence[Stage], *, until: str | None = None, force: Iterable[str] = ()) -> None:
+    """Run every stage that is missing or out of date, in order.
+
+    Args:
+        until: the last stage to run; a name without its system (`predict`) means all of that name.
+        force: stages that may be made anew, with all that follows from them.
+
+    Raises:
+        ConfigError: `until` or `force` names no stage of this run.
+        StaleError: finished training or predictions would have to be overwritten and `force` does not name them.
+    """
+    forced = {stage.name for name in force for stage in _named(stages, name)}
+    allowed = {stage.name for stage in stages if forced & {upper.name for upper in _upstream(stages, stage)}}
+    last = _named(stages, until)[-1].name if until else stages[-1].name
+    with road.run.lock():
+        for stage in stages:
+            inputs = stage.inputs(road)
+            if stage.name not in forced and road.run.is_current(stage.name, inputs):
+                road.observer.skip(stage.name)
+            else:
+                _protect(road, stages, stage, inputs, allowed)
+                _perform(road, stage, inputs)
+            if stage.name == last:
+                return
+
+
+def _perform(road: Road, stage: Stage, inputs: dict[str, str]) -> None:
+    road.observer.begin(stage.name)
+    road.run.write_config(road.config)
+    folder = road.run.workspace(stage.name, inputs)
+    clock = folder / "seconds.json"
+    earlier = json.loads(clock.read_text(encoding="utf-8")) if clock.is_file() else 0.0
+    started = time.monotonic()
+    try:
+        with PeakMemory() as memory:
+            stage.work(road, folder)
+    except BaseException:
+        write_json(clock, earlier + time.monotonic() - started)
+        raise
+    device, dtype = _where(road.run)
+    entry = Entry(
+        inputs=inputs,
+        outputs={name: road.run.digest(name) for name in stage.writes},
+        seconds=round(earlier + time.monotonic() - started, 3),
+        peak_memory_bytes=memory.peak_bytes,
+        versions=library_versions(),
+        seed=road.config.seed,
+        device=device,
+        dtype=dtype,
+    )
+    road.run.complete(stage.name, entry)
+
+
+def _where(run: Run) -> tuple[str, str]:
+    if not run.file("plan.json").is_file():
+        return "cpu", ""
+    plan = run.read_json("plan.json")
+    return str(plan["device"]), str(plan["dtype"])
+
+
+def _protect(road: Road, stages: Sequence[Stage], stage: Stage, inputs: dict[str, str], allowed: set[str]) -> None:
+    entries = road.run.entries()
+    endangered = [
+        other.name
+        for other in stages
+        if other.precious
+        and other.name not in allowed
+        and other.name in entries
+        and stage.name in {upper.name for upper in _upstream(stages, other)}
+        and road.run.outputs_are_whole(entries[other.name])
+    ]
+    if stage.name not in entries or not endangered:
+        return
+    before = entries[stage.name].inputs
+    changed = sorted(name for name in before.keys() | inputs.keys() if before.get(name) != inputs.get(name))
+    if not changed:  # its own files were lost or harmed: made anew from the same inputs they come out the same
+        return
+    raise StaleError(
+        f"{', '.join(changed)} changed since {stage.name} was finished, and {', '.join(endangered)} would be overwritten",
+        hint=f"give --force {endangered[0].partition('/')[0]} to make it anew, or --out another directory to keep both",
+    )
+
+
+def _upstream(stages: Sequence[Stage], stage: Stage) -> list[Stage]:
+    """The stage itself and all that it depends on."""
+    needed, found = set(stage.reads), [stage]
+    for other in reversed(stages[: stages.index(stage)]):
+        if needed & set(other.writes):
+            found.append(other)
+            needed |= set(other.reads)
+    return found
+
+
+def _named(stages: Sequence[Stage], name: str) -> list[Stage]:
+    found = [stage for stage in stages if name in (stage.name, stage.name.partition("/")[0])]
+    if not found:
+        names = ", ".join(dict.fromkeys(stage.name.partition("/")[0] for stage in stages))
+        raise ConfigError(f"this run has no stage {name!r}", hint=f"its stages are {names}")
+    return found

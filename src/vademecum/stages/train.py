@@ -1,0 +1,88 @@
+"""train: pairs.jsonl, splits.jsonl, plan.json → adapter/, training.jsonl, training.json."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vademecum.files import publish_folder
+from vademecum.models import attach_adapter, save_adapter
+from vademecum.planning import Plan
+from vademecum.stages.material import Base, Pairs, model_digest, subset
+from vademecum.stages.road import Road, Stage
+from vademecum.training import TrainingData, build_examples, lay_out, train
+
+ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
+
+
+@dataclass
+class RunSink:
+    """Where the trainer's rows go: training.jsonl and timing.jsonl, checkpoints into the stage's own folder."""
+
+    road: Road
+    folder: Path
+    steps: int
+    train_pairs: int
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the Trainer's checkpoints."""
+        return self.folder / "checkpoints"
+
+    def step(self, row: dict[str, Any]) -> None:
+        """One optimizer step is done."""
+        self.road.run.append_line("training.jsonl", row)
+        self.road.observer.progress(row["step"], self.steps, "steps")
+
+    def timing(self, row: dict[str, Any]) -> None:
+        """The clock after a step."""
+        self.road.run.append_line("timing.jsonl", row)
+
+    def truncate(self, step: int) -> None:
+        """Forget what came after a step that training goes back to."""
+        for name in ("training.jsonl", "timing.jsonl"):
+            rows = [row for row in self.road.run.read_lines(name) if row["step"] <= step]
+            self.road.run.write_lines(name, rows)
+
+
+def run_training(road: Road, folder: Path) -> None:
+    """Train the adapter for just the steps that the plan decided."""
+    config, run = road.config, road.run
+    plan = run.read_record("plan.json", Plan)
+    pairs, base = Pairs.read(road), Base.locate(road)
+    examples = build_examples(pairs.train(config), base.tokenizer, config.prompt, config.train)
+    validation = subset(pairs.of("validation"), config.train.eval_pairs, config.seed)
+    layout = lay_out(
+        [example.length for example in examples], config.train, seed=config.seed, steps=plan.optimizer_steps
+    )
+    model = attach_adapter(base.load(road, device=plan.device, dtype=plan.dtype), config.lora, config.seed)
+    sink = RunSink(road, folder, plan.optimizer_steps, len(examples))
+    if not sink.checkpoints.is_dir():
+        sink.truncate(-1)
+    data = TrainingData(
+        examples=examples,
+        validation=build_examples(validation, base.tokenizer, config.prompt, config.train),
+        layout=layout,
+        pad_id=base.tokenizer.pad_token_id,
+        dtype=plan.dtype,
+        device=plan.device,
+        save_steps=plan.save_steps,
+        eval_steps=plan.eval_steps,
+    )
+    settings = config.train.model_copy(update={"max_steps": plan.optimizer_steps, "warmup_steps": plan.warmup_steps})
+    summary = train(model, base.tokenizer, data, settings, sink, config.seed)
+    finished = folder / "adapter"
+    finished.mkdir(exist_ok=True)
+    save_adapter(model, finished)
+    publish_folder(finished, run.file("adapter"))
+    run.write_json("training.json", summary.model_dump(mode="json"))
+
+
+TRAIN = Stage(
+    name="train",
+    settings=("seed", "prompt", "model", "lora", "train"),
+    reads=("pairs.jsonl", "splits.jsonl", "plan.json"),
+    writes=(*ADAPTER, "training.jsonl", "training.json"),
+    work=run_training,
+    outside=model_digest,
+    precious=True,
+)
