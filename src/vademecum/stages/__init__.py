@@ -8,9 +8,9 @@ from vademecum.stages.plan import PLAN
 from vademecum.stages.prepare import PREPARE
 from vademecum.stages.road import Observer, Road, Stage, walk
 from vademecum.stages.train import TRAIN
-from vademecum.stages.verdict import report_stage, score_stage
+from vademecum.stages.verdict import compare_runs, render_again, report_stage, score_stage
 
-__all__ = ["Observer", "Road", "Stage", "run_road", "stages_of"]
+__all__ = ["Observer", "Road", "Stage", "compare_runs", "render_again", "run_road", "stages_of"]
 
 
 def stages_of(config: RunConfig) -> list[Stage]:

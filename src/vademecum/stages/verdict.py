@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vademecum.config import RunConfig
-from vademecum.evaluation import score
+from vademecum.config import RunConfig, load_config
+from vademecum.errors import InputError
+from vademecum.evaluation import compare, score
 from vademecum.files import digest_value
-from vademecum.records import Prediction, QAPair, Score
+from vademecum.records import Comparison, Prediction, QAPair, Score
 from vademecum.report import ReportMaterial, build_report, render_card, render_html, render_markdown
 from vademecum.runs import Run
 from vademecum.stages.material import Pairs
@@ -103,3 +104,42 @@ def report_stage(systems: Sequence[str]) -> Stage:
         writes=("report.json", "report.md", "report.html"),
         work=lambda road, _: write_report(road.run, road.config),
     )
+
+
+def render_again(run: Run, config: RunConfig, *, public: bool) -> None:
+    """Write a finished run's report anew.
+
+    Raises:
+        InputError: the run has not come as far as scores.
+    """
+    missing = [f"score/{system}" for system in config.generate.systems if f"score/{system}" not in run.entries()]
+    if missing:
+        raise InputError(f"{run.path} has no {', '.join(missing)} yet", hint="finish it with the `vade run` command first")
+    with run.lock():
+        write_report(run, config, public=public)
+
+
+def compare_runs(baseline: Run, run: Run, system: str) -> list[Comparison]:
+    """One system's answers in two runs, paired on the test pairs that both answered with the same reference.
+
+    Raises:
+        InputError: a run lacks that system, or no pair was answered by both.
+    """
+    names = (baseline.name, run.name) if baseline.name != run.name else (str(baseline.path), str(run.path))
+    rows = []
+    for place in (baseline, run):
+        if f"score/{system}" not in place.entries():
+            raise InputError(f"{place.path} has no scores of {system!r}", hint="name another with --system")
+        asked = {row.id for row in place.read_rows(f"scores/{system}.jsonl", Score)}
+        rows.append({pair.id: pair for pair in place.read_rows("pairs.jsonl", QAPair) if pair.id in asked})
+    shared = {name for name in rows[0].keys() & rows[1].keys() if rows[0][name].answer == rows[1][name].answer}
+    if not shared:
+        raise InputError(
+            f"{baseline.path} and {run.path} share no test pair", hint="compare runs with the same corpus, split and seed"
+        )
+    scores = {
+        name: [row for row in place.read_rows(f"scores/{system}.jsonl", Score) if row.id in shared]
+        for name, place in zip(names, (baseline, run), strict=True)
+    }
+    config = load_config(run.file("config.json"))
+    return compare(scores, config.evaluate, config.seed)

@@ -1,0 +1,5 @@
+"""The command line. Everything that is printed, and every exit code, comes from this package."""
+
+from vademecum.cli.commands import main
+
+__all__ = ["main"]

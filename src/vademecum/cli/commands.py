@@ -1,0 +1,204 @@
+"""The commands of `vade`. Each one reads its arguments, calls the library and shows what came of it."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vademecum.errors import InputError, VademecumError
+
+app = typer.Typer(
+    help="Turn a small language model into a medical question-answering handbook, and prove what it is worth.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Options:
+    """The options of `vade` itself, for the one command that this process runs."""
+
+    json: bool = False
+    quiet: bool = False
+    offline: bool = False
+    traceback: bool = False
+
+
+options = Options()
+
+Target = Annotated[str, typer.Argument(help="A preset (demo, cpu, paper, qlora-8gb) or a TOML file.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")]
+Out = Annotated[Path | None, typer.Option("--out", help="The run's directory; by default runs/NAME.")]
+RunFolder = Annotated[Path, typer.Argument(help="A run's directory.")]
+
+
+@app.callback()
+def vade(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print results and errors only.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no network connection.")] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
+) -> None:
+    """Options that come before the command."""
+    options.json, options.quiet, options.offline, options.traceback = as_json, quiet, offline, traceback
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@app.command()
+def run(
+    target: Target,
+    settings: Settings = None,
+    out: Out = None,
+    until: Annotated[str | None, typer.Option(help="The last stage to run, such as train.")] = None,
+    force: Annotated[list[str] | None, typer.Option(help="A stage to make anew, with all that follows.")] = None,
+) -> None:
+    """Walk the road from corpus to verdict; what is complete is not done again."""
+    from vademecum.cli import screens
+    from vademecum.config import load_config
+    from vademecum.runs import Run
+    from vademecum.stages import Road, run_road
+
+    config = load_config(target, settings or [])
+    folder = out or Path("runs") / _run_name(target)
+    place = Run.create(folder)
+    with screens.watching(options.quiet or options.json) as observer:
+        run_road(Road(place, config, observer, options.offline), until=until, force=force or [])
+    if place.file("report.json").is_file() and until in (None, "report"):
+        report = place.read_json("report.json")
+        _show(report, lambda: screens.show_verdict(report, place.path))
+    else:
+        _show({"run": str(folder), "stages": list(place.entries())}, lambda: screens.show_stages(place))
+
+
+@app.command()
+def plan(target: Target, settings: Settings = None, out: Out = None) -> None:
+    """Probe this machine and say what the run will cost, before it starts."""
+    from vademecum.cli import screens
+    from vademecum.config import load_config
+    from vademecum.planning import Plan
+    from vademecum.runs import Run
+    from vademecum.stages import Road, run_road
+
+    config = load_config(target, settings or [])
+    place = Run.create(out or Path("runs") / _run_name(target))
+    with screens.watching(options.quiet or options.json) as observer:
+        run_road(Road(place, config, observer, options.offline), until="plan")
+    decided = place.read_record("plan.json", Plan)
+    _show(decided.model_dump(mode="json"), lambda: screens.show_plan(decided))
+
+
+@app.command()
+def audit(
+    target: Annotated[str, typer.Argument(help="A preset, a TOML file, or a run's directory.")],
+    settings: Settings = None,
+    examples: Annotated[int, typer.Option(help="How many examples to show.", min=0)] = 3,
+) -> None:
+    """Show what will really be trained: counts, and examples with the trained tokens in colour."""
+    from vademecum.cli import screens
+    from vademecum.stages.audit import audit_training
+
+    folder = Path(target)
+    found = (
+        audit_training(folder / "config.json", settings or [], examples, options.offline)
+        if (folder / "config.json").is_file()
+        else audit_training(target, settings or [], examples, options.offline)
+    )
+    _show(found.as_json(), lambda: screens.show_audit(found))
+
+
+@app.command()
+def init(
+    table: Annotated[Path, typer.Argument(help="A CSV, JSONL or Parquet file with questions and answers.")],
+    out: Annotated[Path, typer.Option("--out", help="The configuration to write.")] = Path("vade.toml"),
+    model: Annotated[str, typer.Option(help="The base model.")] = "smollm2-135m",
+) -> None:
+    """Write a configuration for a table of your own, and show its first pair as it would be trained."""
+    from vademecum.cli import screens
+    from vademecum.stages.audit import audit_training, write_config
+
+    if out.exists():
+        raise InputError(f"{out} exists already", hint="choose another name with --out")
+    write_config(table, out, model)
+    found = audit_training(out, [], 1, options.offline)
+    _show({"config": str(out), **found.as_json()}, lambda: screens.show_init(out, found))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do, what will be used and why."""
+    from vademecum.cli import screens
+    from vademecum.hardware import choose_dtype, probe_hardware
+    from vademecum.sources import cache_folder
+
+    hardware = probe_hardware(rates_cache=cache_folder())
+    dtype, reason = choose_dtype(hardware)
+    _show(
+        {**hardware.model_dump(), "label": hardware.label, "dtype": dtype, "reason": reason},
+        lambda: screens.show_hardware(hardware, dtype, reason),
+    )
+
+
+@app.command()
+def report(
+    folder: RunFolder,
+    public: Annotated[bool, typer.Option("--public", help="Leave out all text of the corpus.")] = False,
+) -> None:
+    """Render a finished run's report again."""
+    from vademecum.cli import screens
+    from vademecum.config import load_config
+    from vademecum.runs import Run
+    from vademecum.stages import render_again
+
+    place = Run.open(folder)
+    render_again(place, load_config(folder / "config.json"), public=public)
+    found = place.read_json("report.json")
+    _show(found, lambda: screens.show_verdict(found, folder))
+
+
+@app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="The baseline run.")],
+    run_b: Annotated[Path, typer.Argument(help="The run that is held against it.")],
+    system: Annotated[str, typer.Option(help="Whose answers to compare.")] = "tuned",
+) -> None:
+    """Compare two runs, paired, on the test pairs that both answered."""
+    from vademecum.cli import screens
+    from vademecum.runs import Run
+    from vademecum.stages import compare_runs
+
+    rows = compare_runs(Run.open(run_a), Run.open(run_b), system)
+    _show([row.model_dump() for row in rows], lambda: screens.show_comparison(rows, run_a, run_b, system))
+
+
+def _run_name(target: str) -> str:
+    path = Path(target)
+    return path.parent.name if path.name == "config.json" else path.stem if path.suffix else target
+
+
+def _show(value: Any, screen: Any) -> None:  # noqa: ANN401  any JSON value; a screen
+    if options.json:
+        typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    else:
+        screen()
+
+
+def main() -> None:
+    """Run `vade`; the one place where errors become words and exit codes."""
+    try:
+        app(standalone_mode=True)
+    except VademecumError as error:
+        if options.traceback:
+            raise
+        typer.echo(f"error: {error.message}", err=True)
+        typer.echo(f"hint: {error.hint}", err=True)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        typer.echo("stopped; give the same command again to go on", err=True)
+        sys.exit(130)

@@ -1,0 +1,175 @@
+"""What the commands show, as tables and plain sentences."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vademecum.cli.progress import Progress, Silence
+from vademecum.hardware import Hardware
+from vademecum.planning import Plan
+from vademecum.records import Comparison
+from vademecum.runs import Run
+
+if TYPE_CHECKING:
+    from vademecum.stages import Observer
+    from vademecum.stages.audit import TrainingAudit
+
+METRIC_NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
+NOT_ADVICE = "A research result, not medical advice."
+
+console = Console(highlight=False)
+
+
+@contextmanager
+def watching(quiet: bool) -> Iterator["Observer"]:
+    """The progress display of a run: bars on a terminal, plain lines when piped, nothing when quiet."""
+    observer = Silence() if quiet else Progress(Console(stderr=True, highlight=False))
+    with observer:
+        yield observer
+
+
+def minutes(seconds: float) -> str:
+    """Seconds in words: `48 s`, `12.5 min`, `3.2 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def gigabytes(count: float) -> str:
+    """Bytes in 1e9."""
+    return f"{count / 1e9:.2f} GB"
+
+
+def show_verdict(report: Mapping[str, Any], folder: Path) -> None:
+    """The last screen of a run."""
+    systems, level = report["systems"], report["config"]["evaluate"]["level"]
+    training = report["training"]
+    if training:
+        share = report["run"]["predicted_seconds"].get("train", 0.0)
+        console.print(
+            f"\nTrained on {report['supervision']['pairs']:,} pairs ({training['real_tokens']:,} tokens) in "
+            f"{minutes(report['run']['seconds']['train'])}; the plan had said {minutes(share)}."
+        )
+    first = next(iter(systems.values()))
+    table = Table(
+        title=f"{first['n']} test pairs in {first['groups']} groups, means with {level:.0%} intervals", title_justify="left"
+    )
+    table.add_column("system")
+    for name in METRIC_NAMES.values():
+        table.add_column(name, justify="right")
+    for name, row in systems.items():
+        cells = [row["metrics"][metric] for metric in METRIC_NAMES]
+        table.add_row(name, *(f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells))
+    console.print(table)
+    rows = [Comparison.model_validate(row) for row in report["comparisons"]]
+    _print_differences(rows)
+    console.print()
+    for row in rows:
+        if row.metric == "rouge1":
+            console.print(Text(f"{row.system} against {row.baseline}: {row.verdict}. {row.reason}"))
+    console.print(f"\nReport: {folder / 'report.html'}   {NOT_ADVICE}")
+
+
+def _print_differences(rows: Sequence[Comparison]) -> None:
+    pairs = list(dict.fromkeys((row.system, row.baseline) for row in rows))
+    table = Table(title="Paired differences", title_justify="left")
+    table.add_column("comparison")
+    for name in METRIC_NAMES.values():
+        table.add_column(name, justify="right")
+    for system, baseline in pairs:
+        cells = {row.metric: row for row in rows if (row.system, row.baseline) == (system, baseline)}
+        table.add_row(f"{system} - {baseline}", *(_difference(cells.get(metric)) for metric in METRIC_NAMES))
+    console.print(table)
+
+
+def _difference(row: Comparison | None) -> str:
+    if row is None:
+        return ""
+    difference = row.difference
+    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]\n{row.verdict}"
+
+
+def show_stages(run: Run) -> None:
+    """What a run directory holds so far."""
+    for name, entry in run.entries().items():
+        console.print(f"{name:18} {minutes(entry.seconds):>9}  {gigabytes(entry.peak_memory_bytes):>9}  {', '.join(entry.outputs)}")
+
+
+def show_plan(plan: Plan) -> None:
+    """What a run will cost."""
+    console.print(f"{plan.base}\n{plan.device}, {plan.dtype}: {plan.dtype_reason}")
+    table = Table(title="Predicted", title_justify="left")
+    table.add_column("stage")
+    table.add_column("time", justify="right")
+    for stage, seconds in plan.predicted_seconds.items():
+        table.add_row(stage, minutes(seconds))
+    table.add_row("in all", minutes(plan.total_seconds), style="bold")
+    console.print(table)
+    ended = {"epochs": "all epochs", "budget": "what the budget leaves", "max_steps": "as configured"}[plan.ended_by]
+    console.print(
+        f"{plan.optimizer_steps} optimizer steps ({ended}; all epochs would be {plan.full_steps}), "
+        f"{plan.real_tokens:,} tokens, at {plan.rates.train_tokens_per_second:,.0f} tokens/s; "
+        f"memory in the probe {gigabytes(plan.rates.peak_memory_bytes)}."
+    )
+
+
+def show_audit(audit: "TrainingAudit") -> None:
+    """What will really be trained."""
+    cleaning, found = audit.cleaning, audit.supervision
+    table = Table(title=f"{cleaning['source']} with {audit.base}", title_justify="left", show_header=False)
+    table.add_row("pairs in the corpus", f"{cleaning['pairs_in']:,}")
+    for rule, count in cleaning["rules"].items():
+        table.add_row(f"  {rule}", f"{count:,}")
+    table.add_row("pairs kept", f"{cleaning['pairs_kept']:,}")
+    for name, count in audit.counts.items():
+        table.add_row(f"  {name}", f"{count:,}")
+    for name, share in audit.leakage.items():
+        if name != "n_test":
+            table.add_row(f"test pairs whose {name} stands in train", f"{share:.1%}")
+    for name, value in found.model_dump().items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.3f}")
+    console.print(table)
+    _print_examples(audit)
+
+
+def _print_examples(audit: "TrainingAudit") -> None:
+    for pieces in audit.examples:
+        text = Text()
+        for piece, trained in pieces:
+            text.append(piece, style="bold green" if trained else "dim")
+        console.rule("one row: trained tokens in colour" if console.is_terminal else "one row")
+        console.print(text)
+
+
+def show_init(out: Path, audit: "TrainingAudit") -> None:
+    """A new configuration and its first pair."""
+    show_audit(audit)
+    console.print(f"\nWrote {out}. Next: vade run {out}")
+
+
+def show_hardware(hardware: Hardware, dtype: str, reason: str) -> None:
+    """What this machine can do."""
+    table = Table(title="This machine", title_justify="left", show_header=False)
+    table.add_row("processor", f"{hardware.cpu}, {hardware.cores} usable cores, {', '.join(hardware.instruction_sets)}")
+    table.add_row("memory", f"{gigabytes(hardware.memory_free_bytes)} free of {gigabytes(hardware.memory_bytes)}")
+    if hardware.device != "cpu":
+        capability = ".".join(map(str, hardware.compute_capability or ()))
+        table.add_row("accelerator", f"{hardware.device_name}, {gigabytes(hardware.device_memory_bytes)} {capability}")
+    for name, rate in hardware.matmul_flops.items():
+        table.add_row(f"matrix products in {name}", f"{rate / 1e9:,.1f} GFLOP/s")
+    table.add_row("will compute on", hardware.device)
+    table.add_row("in", f"{dtype}: {reason}")
+    console.print(table)
+
+
+def show_comparison(rows: Sequence[Comparison], run_a: Path, run_b: Path, system: str) -> None:
+    """Two runs, paired."""
+    console.print(f"{system} of {run_b} against {system} of {run_a}")
+    _print_differences(rows)
+    for row in rows:
+        console.print(Text(f"{METRIC_NAMES.get(row.metric, row.metric)}: {row.verdict}. {row.reason}"))

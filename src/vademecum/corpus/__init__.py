@@ -1,0 +1,17 @@
+"""A corpus on disk → clean question-answer pairs → splits that do not leak."""
+
+from vademecum.corpus.cleaning import clean
+from vademecum.corpus.leakage import Leakage, audit_leakage
+from vademecum.corpus.loading import load_corpus, mapped_columns, missing_fields, sample_path
+from vademecum.corpus.splitting import split
+
+__all__ = [
+    "Leakage",
+    "audit_leakage",
+    "clean",
+    "load_corpus",
+    "mapped_columns",
+    "missing_fields",
+    "sample_path",
+    "split",
+]

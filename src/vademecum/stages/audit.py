@@ -1,0 +1,101 @@
+"""Looking at supervision without a run: what `vade audit` and `vade init` show."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vademecum.config import CorpusConfig, load_config
+from vademecum.corpus import mapped_columns
+from vademecum.files import write_whole
+from vademecum.runs import Run
+from vademecum.stages.material import Base, Pairs, subset
+from vademecum.stages.prepare import prepare
+from vademecum.stages.road import Road
+from vademecum.training import SupervisionAudit, audit_supervision, build_examples, render_example
+
+
+@dataclass(frozen=True)
+class TrainingAudit:
+    """The audit of a configuration's training tensors, and a few of them as text."""
+
+    base: str
+    cleaning: dict[str, Any]
+    counts: dict[str, int]
+    leakage: dict[str, Any]
+    supervision: SupervisionAudit
+    examples: list[list[tuple[str, bool]]]
+    """Per example: pieces of text, and whether the piece is trained."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "base": self.base,
+            "cleaning": self.cleaning,
+            "split": self.counts,
+            "leakage": self.leakage,
+            "supervision": self.supervision.model_dump(),
+        }
+
+
+class _Silent:
+    """An observer that keeps quiet; the audit's own screen tells what matters."""
+
+    def begin(self, stage: str) -> None:
+        """Nothing to show."""
+
+    def skip(self, stage: str) -> None:
+        """Nothing to show."""
+
+    def progress(self, done: float, total: float, unit: str) -> None:
+        """Nothing to show."""
+
+    def say(self, text: str) -> None:
+        """Nothing to show."""
+
+
+def audit_training(target: str | Path, settings: Sequence[str], examples: int, offline: bool) -> TrainingAudit:
+    """Prepare the corpus in a temporary folder and audit the rows that would be trained on."""
+    config = load_config(target, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        road = Road(Run.create(Path(folder)), config, _Silent(), offline)
+        prepare(road, Path(folder))
+        base = Base.locate(road)
+        pairs = Pairs.read(road).train(config)
+        rows = build_examples(pairs, base.tokenizer, config.prompt, config.train)
+        shown = {pair.id for pair in subset(pairs, examples, config.seed)}
+        leakage = road.run.read_json("leakage.json")
+        return TrainingAudit(
+            base=base.files.origin,
+            cleaning=road.run.read_json("cleaning.json"),
+            counts=leakage["counts"],
+            leakage=leakage["leakage"],
+            supervision=audit_supervision(pairs, rows, base.tokenizer, config.prompt),
+            examples=[render_example(base.tokenizer, row) for row in rows if row.id in shown][:examples],
+        )
+
+
+def write_config(table: Path, out: Path, model: str) -> None:
+    """Write a configuration for a table, its columns mapped by their names.
+
+    Raises:
+        CorpusError: no column can be taken for the question or the answer, or the table is broken.
+    """
+    columns = mapped_columns(table, CorpusConfig())
+    lines = [
+        "# Made by `vade init`. Every setting: docs/configuration.md",
+        "[corpus]",
+        f"source = {json.dumps(str(table.resolve()), ensure_ascii=False)}",
+        "",
+        "[corpus.columns]",
+        *(f"{field} = {json.dumps(column, ensure_ascii=False)}" for field, column in columns.items()),
+        "",
+        "[model]",
+        f"name = {json.dumps(model, ensure_ascii=False)}",
+        "",
+        "[budget]",
+        "minutes = 60",
+    ]
+    write_whole(out, "\n".join(lines) + "\n")

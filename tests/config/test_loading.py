@@ -1,0 +1,85 @@
+"""A preset or a file, and overrides, become one validated configuration."""
+
+from pathlib import Path
+
+import pytest
+
+from vademecum.config import RunConfig, load_config
+from vademecum.errors import ConfigError
+
+
+def test_defaults_then_file_then_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[train]\nlearning_rate = 2e-4\nmax_length = 256\n", encoding="utf-8")
+    config = load_config(file, ["train.max_length=128", "seed=7", "corpus.source=some/path.csv"])
+    assert config.train.learning_rate == 2e-4
+    assert config.train.max_length == 128
+    assert config.train.optim == RunConfig().train.optim
+    assert config.seed == 7
+    assert config.corpus.source == "some/path.csv"
+
+
+def test_resolved_configuration_loads_to_itself(tmp_path: Path) -> None:
+    config = load_config("paper", ["budget.minutes=5"])
+    file = tmp_path / "config.json"
+    file.write_text(config.model_dump_json(), encoding="utf-8")
+    assert load_config(file) == config
+
+
+def test_path_beside_the_file_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "data.csv").write_text("question,answer\n", encoding="utf-8")
+    (folder / "mine.toml").write_text('[corpus]\nsource = "data.csv"\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert load_config(folder / "mine.toml").corpus.source == str((folder / "data.csv").resolve())
+
+
+def test_none_unsets() -> None:
+    assert load_config("demo", ["budget.minutes=none"]).budget.minutes is None
+
+
+def test_all_mistakes_are_listed_at_once_with_the_nearest_names(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[train]\nlearning_rte = 1\nmax_length = 'x'\n[lora]\nlearning_rate = 1\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    message = caught.value.message
+    assert "3 wrong settings" in message
+    assert "train.learning_rte: there is no such setting; did you mean train.learning_rate?" in message
+    assert "train.max_length" in message
+    assert "'x'" in message
+    assert "lora.learning_rate: there is no such setting; did you mean train.learning_rate?" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        (["train.max_length"], "has no '='"),
+        (["seed=1", "seed.deeper=1"], "is a value, not a section"),
+        (["split.train=0.9"], "must be 1"),
+        (["prompt.question=no place"], "{question}"),
+        (["lora.lora_dropout=1.5"], "lora.lora_dropout"),
+    ],
+)
+def test_bad_overrides_are_refused(overrides: list[str], found: str) -> None:
+    with pytest.raises(ConfigError, match=found.replace("{", r"\{")):
+        load_config("demo", overrides)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(b"[train\n", "malformed"), (b"\xff\xfe\x00", "cannot be read"), (b"a = 1\na = 2\n", "malformed")],
+)
+def test_unreadable_files_are_named(tmp_path: Path, content: bytes, found: str) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=found) as caught:
+        load_config(file)
+    assert "bad.toml" in caught.value.message
+
+
+def test_unknown_name_lists_the_presets() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("dmo")
+    assert "demo" in caught.value.hint

@@ -1,0 +1,112 @@
+"""Stages are run when, and only when, what they read has changed; finished long work is protected."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vademecum.config import RunConfig, load_config
+from vademecum.errors import ConfigError, StaleError
+from vademecum.runs import Run
+from vademecum.stages.road import Road, Stage, walk
+
+
+class Listener:
+    """Remembers which stages worked."""
+
+    def __init__(self) -> None:
+        self.worked: list[str] = []
+
+    def begin(self, stage: str) -> None:
+        self.worked.append(stage)
+
+    def skip(self, stage: str) -> None:
+        pass
+
+    def progress(self, done: float, total: float, unit: str) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+
+def copies(target: str, source: str | None, setting: Callable[[RunConfig], object]) -> Callable[[Road, Path], None]:
+    """Work that writes a file from another file and one setting."""
+
+    def work(road: Road, _: Path) -> None:
+        before = road.run.file(source).read_text(encoding="utf-8") if source else ""
+        road.run.write_text(target, f"{before}{setting(road.config)}\n")
+
+    return work
+
+
+STAGES = [
+    Stage("prepare", ("seed",), (), ("pairs",), copies("pairs", None, lambda config: config.seed % 10)),
+    Stage(
+        "train", ("train.learning_rate",), ("pairs",), ("adapter",),
+        copies("adapter", "pairs", lambda config: config.train.learning_rate), precious=True,
+    ),
+    Stage("score/a", ("evaluate.level",), ("adapter",), ("scores",), copies("scores", "adapter", lambda config: config.evaluate.level)),
+]  # fmt: skip
+
+
+def go(folder: Path, *settings: str, until: str | None = None, force: tuple[str, ...] = ()) -> list[str]:
+    listener = Listener()
+    walk(Road(Run.create(folder), load_config("demo", settings), listener), STAGES, until=until, force=force)
+    return listener.worked
+
+
+def test_second_walk_does_nothing(tmp_path: Path) -> None:
+    assert go(tmp_path) == ["prepare", "train", "score/a"]
+    assert go(tmp_path) == []
+
+
+def test_only_what_follows_from_a_change_is_done_again(tmp_path: Path) -> None:
+    go(tmp_path)
+    assert go(tmp_path, "evaluate.level=0.9") == ["score/a"]
+
+
+def test_a_change_that_comes_to_nothing_stops_there(tmp_path: Path) -> None:
+    go(tmp_path, until="prepare")
+    assert go(tmp_path, "seed=10") == ["prepare", "train", "score/a"]
+    assert go(tmp_path, "seed=20", force=("prepare",)) == ["prepare"]  # 20 % 10 == 10 % 10: the same pairs
+
+
+def test_finished_training_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    go(tmp_path)
+    kept = (tmp_path / "adapter").read_bytes(), (tmp_path / "pairs").read_bytes(), (tmp_path / "config.json").read_bytes()
+    for setting in ("train.learning_rate=0.5", "seed=3"):
+        with pytest.raises(StaleError, match="train") as caught:
+            go(tmp_path, setting)
+        assert "--force train" in caught.value.hint
+    assert kept == ((tmp_path / "adapter").read_bytes(), (tmp_path / "pairs").read_bytes(), (tmp_path / "config.json").read_bytes())
+    assert go(tmp_path, "seed=3", force=("train",)) == ["prepare", "train", "score/a"]
+
+
+def test_lost_output_is_made_anew(tmp_path: Path) -> None:
+    go(tmp_path)
+    (tmp_path / "pairs").unlink()
+    assert go(tmp_path) == ["prepare"]
+    (tmp_path / "adapter").unlink()
+    assert go(tmp_path) == ["train"]
+
+
+def test_force_repeats_a_stage_with_the_same_inputs(tmp_path: Path) -> None:
+    go(tmp_path)
+    assert go(tmp_path, force=("score",)) == ["score/a"]
+
+
+def test_until_stops_there_and_unknown_stages_are_named(tmp_path: Path) -> None:
+    assert go(tmp_path, until="train") == ["prepare", "train"]
+    with pytest.raises(ConfigError, match="trian") as caught:
+        go(tmp_path, until="trian")
+    assert "prepare, train, score" in caught.value.hint
+
+
+def test_stage_that_fails_is_not_entered_and_is_run_again(tmp_path: Path) -> None:
+    broken = [STAGES[0], Stage("train", (), ("pairs",), ("adapter",), lambda road, folder: 1 / 0)]  # type: ignore[arg-type, return-value]
+    run = Run.create(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        walk(Road(run, load_config("demo"), Listener()), broken)
+    assert list(run.entries()) == ["prepare"]
+    assert go(tmp_path) == ["train", "score/a"]

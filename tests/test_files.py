@@ -1,0 +1,49 @@
+"""A file is whole or as it was before."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vademecum.files import digest_path, publish_folder, write_json, write_whole
+
+
+def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a.txt"
+    write_whole(target, "old")
+
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(target, "new")
+    assert target.read_text(encoding="utf-8") == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_published_folder_replaces_the_older_one_whole(tmp_path: Path) -> None:
+    final = tmp_path / "adapter"
+    final.mkdir()
+    (final / "stale").write_text("x", encoding="utf-8")
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    (fresh / "weights").write_text("y", encoding="utf-8")
+    publish_folder(fresh, final)
+    assert [file.name for file in final.iterdir()] == ["weights"]
+    assert not fresh.exists()
+
+
+def test_folder_digest_sees_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1", encoding="utf-8")
+    first = digest_path(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    second = digest_path(tmp_path)
+    (tmp_path / "b").write_text("2", encoding="utf-8")
+    assert len({first, second, digest_path(tmp_path)}) == 3

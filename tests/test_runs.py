@@ -1,0 +1,84 @@
+"""A run directory keeps whole files, an honest manifest, and one owner at a time."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from vademecum.config import RunConfig
+from vademecum.errors import InputError, RunError
+from vademecum.records import Assignment
+from vademecum.runs import Entry, Run
+
+
+def entry_for(run: Run, **outputs: str) -> Entry:
+    return Entry(
+        inputs={"config.seed": "1"}, outputs=outputs or {"a.json": run.digest("a.json")}, seconds=1.0,
+        peak_memory_bytes=1, versions={}, seed=0, device="cpu", dtype="float32",
+    )  # fmt: skip
+
+
+def test_open_refuses_a_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"config\.json"):
+        Run.open(tmp_path)
+    Run.create(tmp_path).write_config(RunConfig())
+    assert Run.open(tmp_path).path == tmp_path
+
+
+def test_stage_is_current_only_with_its_inputs_and_unharmed_outputs(tmp_path: Path) -> None:
+    run = Run.create(tmp_path)
+    run.write_json("a.json", {"x": 1})
+    run.complete("prepare", entry_for(run))
+    assert run.is_current("prepare", {"config.seed": "1"})
+    assert not run.is_current("prepare", {"config.seed": "2"})
+    run.write_json("a.json", {"x": 2})
+    assert not run.is_current("prepare", {"config.seed": "1"})
+    run.file("a.json").unlink()
+    assert not run.is_current("prepare", {"config.seed": "1"})
+
+
+def test_damaged_rows_are_named_with_their_line(tmp_path: Path) -> None:
+    run = Run.create(tmp_path)
+    run.write_rows("splits.jsonl", [Assignment(id="a", split="train", group="a")])
+    assert run.read_rows("splits.jsonl", Assignment)[0].id == "a"
+    with run.file("splits.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"id": "b", "split": "somewhere"}\n')
+    with pytest.raises(RunError, match=r"splits\.jsonl, line 2"):
+        run.read_rows("splits.jsonl", Assignment)
+
+
+def test_half_written_last_line_is_not_there_yet(tmp_path: Path) -> None:
+    run = Run.create(tmp_path)
+    run.append_line("training.jsonl", {"step": 1})
+    with run.file("training.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 2, "lo')
+    assert run.read_lines("training.jsonl") == [{"step": 1}]
+
+
+def test_workspace_survives_a_restart_with_the_same_inputs_only(tmp_path: Path) -> None:
+    run = Run.create(tmp_path)
+    folder = run.workspace("train", {"a": "1"})
+    (folder / "chunk").write_text("work", encoding="utf-8")
+    assert (run.workspace("train", {"a": "1"}) / "chunk").is_file()
+    assert not (run.workspace("train", {"a": "2"}) / "chunk").exists()
+
+
+def _try_to_lock(path: str, answers: "multiprocessing.Queue[str]") -> None:
+    try:
+        with Run(Path(path)).lock():
+            answers.put("got it")
+    except RunError as error:
+        answers.put(error.message)
+
+
+def test_second_process_is_refused_and_told_who_holds_the_run(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    answers: multiprocessing.Queue[str] = context.Queue()
+    run = Run.create(tmp_path)
+    with run.lock():
+        other = context.Process(target=_try_to_lock, args=(str(tmp_path), answers))
+        other.start()
+        assert "in use by process" in answers.get(timeout=30)
+        other.join()
+    with run.lock():
+        pass
