@@ -54,7 +54,9 @@ class Run:
             InputError: there is no run in it.
         """
         if not (path / "config.json").is_file():
-            raise InputError(f"{path} is not a run: it has no config.json", hint="give the folder that `vade run` wrote")
+            raise InputError(
+                f"{path} is not a run: it has no config.json", hint="give the folder that `vade run` wrote"
+            )
         return cls(path)
 
     @classmethod
@@ -63,7 +65,9 @@ class Run:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"the run directory {path} cannot be made: {error}", hint="choose another with --out") from None
+            raise InputError(
+                f"the run directory {path} cannot be made: {error}", hint="choose another with --out"
+            ) from None
         return cls(path)
 
     @property

@@ -105,6 +105,16 @@ def test_the_interval_is_wider_where_a_few_groups_hold_most_pairs() -> None:
     assert widths[1] > 1.5 * widths[0]
 
 
+def test_the_degrees_of_freedom_come_from_the_effective_number_of_groups() -> None:
+    # 176 of 200 pairs in one group are 1.3 effective groups: nothing can be cut off the resampled means.
+    values = np.random.default_rng(4).random(200).tolist()
+    even = [f"g{i // 8:02d}" for i in range(200)]
+    uneven = ["g00"] * 176 + [f"g{i:02d}" for i in range(1, 25)]
+
+    assert quick(values, uneven, level=0.95).low == quick(values, uneven, level=0.99).low
+    assert quick(values, even, level=0.95).low > quick(values, even, level=0.99).low
+
+
 def test_one_group_knows_nothing_about_others() -> None:
     alone = estimate([0.2, 0.2], ["g", "g"], level=0.95, resamples=50, seed=0)
     between = estimate([0.1, 0.3], ["g", "g"], level=0.95, resamples=50, seed=0, bounds=(-1, 1))

@@ -57,7 +57,8 @@ def show_verdict(report: Mapping[str, Any], folder: Path) -> None:
         )
     first = next(iter(systems.values()))
     table = Table(
-        title=f"{first['n']} test pairs in {first['groups']} groups, means with {level:.0%} intervals", title_justify="left"
+        title=f"{first['n']} test pairs in {first['groups']} groups, means with {level:.0%} intervals",
+        title_justify="left",
     )
     table.add_column("system")
     for name in METRIC_NAMES.values():
@@ -97,7 +98,9 @@ def _difference(row: Comparison | None) -> str:
 def show_stages(run: Run) -> None:
     """What a run directory holds so far."""
     for name, entry in run.entries().items():
-        console.print(f"{name:18} {minutes(entry.seconds):>9}  {gigabytes(entry.peak_memory_bytes):>9}  {', '.join(entry.outputs)}")
+        console.print(
+            f"{name:18} {minutes(entry.seconds):>9}  {gigabytes(entry.peak_memory_bytes):>9}  {', '.join(entry.outputs)}"
+        )
 
 
 def show_plan(plan: Plan) -> None:

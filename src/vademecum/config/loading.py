@@ -64,7 +64,9 @@ def _read(name: str | Path) -> dict[str, Any]:
 def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
     for section, key in (("corpus", "source"), ("model", "name")):
         values = tree.get(section)
-        value = values.get(key) if isinstance(values, dict) else None
+        if not isinstance(values, dict):
+            continue
+        value = values.get(key)
         if isinstance(value, str) and not Path(value).is_absolute() and (folder / value).exists():
             values[key] = str((folder / value).resolve())
 
@@ -137,5 +139,3 @@ def _all_names(model: type[BaseModel], prefix: str = "") -> list[str]:
         else:
             names.append(f"{prefix}{key}")
     return names
-
-

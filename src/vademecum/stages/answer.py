@@ -121,7 +121,7 @@ def _load(road: Road, base: Base, system: str) -> "PreTrainedModel":
     model = base.load(road, device=plan.device, dtype=plan.dtype)
     if system != "tuned":
         return model
-    adapted = load_adapter(model, road.run.file("adapter"))
+    adapted = load_adapter(model, road.run.file("adapter"), base=base.files)
     ids = base.tokenizer("What are the symptoms?")["input_ids"]
     if logits_change(adapted, ids) == 0:
         raise RunError(
@@ -140,7 +140,8 @@ def answer_with(system: str) -> Callable[[Road, Path], None]:
         if system in ("copy", "few-shot"):
             road.observer.say(f"{system}: {scope(train, asked)}")
         if system == "copy":
-            road.run.write_rows("predictions/copy.jsonl", sorted(copy_answers(train, asked), key=lambda row: row.id))
+            answers = copy_answers(train, asked)
+            road.run.write_rows("predictions/copy.jsonl", sorted(answers, key=lambda answer: answer.id))
             return
         base = Base.locate(road)
         decoding = Decoding.model_validate(road.run.read_json("decoding.json")["decoding"])
@@ -148,7 +149,9 @@ def answer_with(system: str) -> Callable[[Road, Path], None]:
         sink = ChunkFiles(
             folder,
             len(chunks(prompts, decoding)),
-            lambda done, total: road.observer.progress(min(len(prompts), done * decoding.batch_size), len(prompts), "answers"),
+            lambda done, total: road.observer.progress(
+                min(len(prompts), done * decoding.batch_size), len(prompts), "answers"
+            ),
         )
         generate(_load(road, base, system), base.tokenizer, prompts, decoding, sink)
         road.run.write_rows(f"predictions/{system}.jsonl", sink.read())
@@ -184,8 +187,13 @@ def decoding_stage(tuned: bool) -> Stage:
         name="decoding",
         settings=(
             *MODEL_SETTINGS,
-            "generate.max_new_tokens", "generate.temperature", "generate.top_p", "generate.no_repeat_ngram_size",
-            "generate.validation_pairs", "generate.batch_size", "evaluate.use_stemmer",
+            "generate.max_new_tokens",
+            "generate.temperature",
+            "generate.top_p",
+            "generate.no_repeat_ngram_size",
+            "generate.validation_pairs",
+            "generate.batch_size",
+            "evaluate.use_stemmer",
         ),  # fmt: skip
         reads=("pairs.jsonl", "splits.jsonl", "plan.json", *(ADAPTER if tuned else ())),
         writes=("decoding.json",),

@@ -41,7 +41,9 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.peak_bytes = peak_memory_bytes()
 
 

@@ -105,7 +105,9 @@ def _look(road: Road) -> Situation:
     validation = subset(pairs.of("validation"), config.train.eval_pairs, config.seed)
     asked = pairs.test(config)
     systems = [name for name in config.generate.systems if name != "copy"]
-    prompts = {name: prompts_for(name, asked, pairs.of("train"), base, config) for name in systems}
+    prompts: dict[str, list[Prompt]] = {
+        name: prompts_for(name, asked, pairs.of("train"), base, config) for name in systems
+    }
     if config.generate.no_repeat_ngram_size == "auto":
         tried = subset(pairs.of("validation"), config.generate.validation_pairs, config.seed)
         prompts["decoding"] = prompts_for("base", tried, [], base, config)
@@ -137,7 +139,9 @@ def _probe(road: Road, situation: Situation, model: "PreTrainedModel", dtype: st
     """Answer and train for a few throw-away steps in the shapes of this corpus."""
     config, base = situation.config, situation.base
     decoding = decoding_for(config, 0)
-    prompts = max(situation.prompts.values(), key=lambda found: sum(len(prompt.input_ids) for prompt in found), default=[])
+    prompts = max(
+        situation.prompts.values(), key=lambda found: sum(len(prompt.input_ids) for prompt in found), default=[]
+    )
     timing = probe_generation(
         model, base.tokenizer, prompts[: decoding.batch_size], decoding, new_tokens=PROBE_NEW_TOKENS
     )

@@ -72,7 +72,7 @@ def run_training(road: Road, folder: Path) -> None:
     summary = train(model, base.tokenizer, data, settings, sink, config.seed)
     finished = folder / "adapter"
     finished.mkdir(exist_ok=True)
-    save_adapter(model, finished)
+    save_adapter(model, finished, base=base.files)
     publish_folder(finished, run.file("adapter"))
     run.write_json("training.json", summary.model_dump(mode="json"))
 

@@ -96,7 +96,13 @@ def report_stage(systems: Sequence[str]) -> Stage:
         name="report",
         settings=("seed", "evaluate", "generate.systems"),
         reads=(
-            "cleaning.json", "leakage.json", "supervision.json", "plan.json", "decoding.json", "pairs.jsonl", "splits.jsonl",
+            "cleaning.json",
+            "leakage.json",
+            "supervision.json",
+            "plan.json",
+            "decoding.json",
+            "pairs.jsonl",
+            "splits.jsonl",
             *((*ADAPTER, "training.json", "training.jsonl") if tuned else ()),
             *(f"predictions/{system}.jsonl" for system in systems),
             *(f"scores/{system}.jsonl" for system in systems),
@@ -114,7 +120,9 @@ def render_again(run: Run, config: RunConfig, *, public: bool) -> None:
     """
     missing = [f"score/{system}" for system in config.generate.systems if f"score/{system}" not in run.entries()]
     if missing:
-        raise InputError(f"{run.path} has no {', '.join(missing)} yet", hint="finish it with the `vade run` command first")
+        raise InputError(
+            f"{run.path} has no {', '.join(missing)} yet", hint="finish it with the `vade run` command first"
+        )
     with run.lock():
         write_report(run, config, public=public)
 
@@ -135,7 +143,8 @@ def compare_runs(baseline: Run, run: Run, system: str) -> list[Comparison]:
     shared = {name for name in rows[0].keys() & rows[1].keys() if rows[0][name].answer == rows[1][name].answer}
     if not shared:
         raise InputError(
-            f"{baseline.path} and {run.path} share no test pair", hint="compare runs with the same corpus, split and seed"
+            f"{baseline.path} and {run.path} share no test pair",
+            hint="compare runs with the same corpus, split and seed",
         )
     scores = {
         name: [row for row in place.read_rows(f"scores/{system}.jsonl", Score) if row.id in shared]

@@ -1,0 +1,28 @@
+"""The base model, its tokenizer and the adapter."""
+
+from vademecum.models.adapters import (
+    attach_adapter,
+    is_quantized,
+    load_adapter,
+    logits_change,
+    merge,
+    peft_config,
+    save_adapter,
+)
+from vademecum.models.checkpoints import BaseModelFiles, load_base, load_tokenizer, locate_base
+from vademecum.models.gguf import convert_gguf
+
+__all__ = [
+    "BaseModelFiles",
+    "attach_adapter",
+    "convert_gguf",
+    "is_quantized",
+    "load_adapter",
+    "load_base",
+    "load_tokenizer",
+    "locate_base",
+    "logits_change",
+    "merge",
+    "peft_config",
+    "save_adapter",
+]

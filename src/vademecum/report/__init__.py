@@ -1,0 +1,9 @@
+"""A finished run on paper: report.json (`content`), Markdown, one HTML file, and the adapter's model card."""
+
+from vademecum.report.card import render_card
+from vademecum.report.content import build_report
+from vademecum.report.html import render_html
+from vademecum.report.markdown import render_markdown
+from vademecum.report.material import ReportMaterial
+
+__all__ = ["ReportMaterial", "build_report", "render_card", "render_html", "render_markdown"]

@@ -1,0 +1,102 @@
+"""report.json: the contract that other programs read. It holds no text of the corpus."""
+
+from statistics import fmean
+from typing import Any
+
+from vademecum.evaluation import compare, signature, slices, summarise
+from vademecum.report.material import ReportMaterial
+from vademecum.report.numbers import file_name
+
+SCHEMA = "vademecum.report/1"
+LOCAL = "a local directory"
+"""The origin of a base model that came from this disk."""
+
+
+def build_report(material: ReportMaterial) -> dict[str, Any]:
+    """The whole verdict as plain JSON values. Shares are fractions of one; seconds, bytes and tokens say so."""
+    config = material.config
+    evaluate, seed = config.evaluate, config.seed
+    return {
+        "schema": SCHEMA,
+        "run": _run(material),
+        "config": config.model_dump(mode="json"),
+        "corpus": {
+            key: material.cleaning[key] for key in ("source", "pairs_in", "pairs_kept", "rules", "missing_fields")
+        },
+        "split": dict(material.leakage),
+        "supervision": dict(material.supervision),
+        "plan": {key: material.plan[key] for key in ("optimizer_steps", "full_steps", "ended_by", "rates")},
+        "training": _training(material),
+        "decoding": dict(material.decoding),
+        "systems": {name: summarise(rows, evaluate, seed) for name, rows in material.scores.items()},
+        "comparisons": [row.model_dump(mode="json") for row in compare(material.scores, evaluate, seed)],
+        "slices": {
+            field: slices(material.scores, material.pairs, field, evaluate, seed) for field in ("source", "qtype")
+        },
+        "signature": signature(
+            evaluate,
+            material.decoding["decoding"],
+            n=len(material.pairs),
+            split_digest=material.split_digest,
+        ),
+    }
+
+
+def _run(material: ReportMaterial) -> dict[str, Any]:
+    entries = material.stages
+    latest = max(entries, key=lambda name: len(entries[name]["versions"]))
+    return {
+        "name": material.name,
+        "config_digest": material.config_digest,
+        "command": material.command,
+        "base": _base(material),
+        "base_name": _base_name(material),
+        "base_is_local": material.base == LOCAL,
+        "base_digest": material.plan["base_digest"],
+        "seed": material.config.seed,
+        "versions": dict(entries[latest]["versions"]),
+        "device": material.plan["device"],
+        "dtype": material.plan["dtype"],
+        "dtype_reason": material.plan["dtype_reason"],
+        "seconds": {name: entry["seconds"] for name, entry in entries.items()},
+        "predicted_seconds": dict(material.plan["predicted_seconds"]),
+        "peak_memory_bytes": {name: entry["peak_memory_bytes"] for name, entry in entries.items()},
+        "outputs": {name: dict(entry["outputs"]) for name, entry in entries.items()},
+    }
+
+
+def _base_name(material: ReportMaterial) -> str:
+    """The base model's name: a hub id, or the last part of a path, never the path."""
+    name = material.config.model.name
+    if name == "smollm2-135m":
+        return "SmolLM2-135M-Instruct"
+    return file_name(name) if material.base == LOCAL else name
+
+
+def _base(material: ReportMaterial) -> str:
+    """The base model called what it is: its name, and where the weights come from."""
+    name = _base_name(material)
+    return material.base if name in material.base else f"{name} ({material.base})"
+
+
+def _training(material: ReportMaterial) -> dict[str, Any] | None:
+    if material.training is None:
+        return None
+    found = dict(material.training)
+    # The trainer's own summary knows its last sitting only.
+    if seconds := sitting_seconds(material):
+        found["seconds"] = seconds
+        found["real_tokens_per_second"] = found["real_tokens"] / seconds
+    rows = material.training_rows
+    found["first_loss"] = fmean(row["loss"] for row in rows[: max(1, len(rows) // 20)]) if rows else None
+    return found
+
+
+def sitting_seconds(material: ReportMaterial) -> float:
+    """Seconds in optimizer steps over all sittings: the clock of timing.jsonl restarts with each sitting."""
+    total = last = 0.0
+    for row in material.timing_rows:
+        if row["seconds"] < last:
+            total += last
+        last = row["seconds"]
+    return total + last

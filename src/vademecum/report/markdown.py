@@ -1,0 +1,73 @@
+"""The report as Markdown. Text from corpora and models is escaped: it stays text, whatever it looks like."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vademecum.report.document import Block, Case, Cases, Command, Figure, Points, Prose, Statements, Table
+from vademecum.report.material import ReportMaterial
+from vademecum.report.sections import build_sections
+from vademecum.report.sentences import NOT_ADVICE, deck
+
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_MARKS = re.compile(r"[\\`*|~$]|(?<!\w)_|_(?!\w)|\](?=\()")
+
+
+def render_markdown(report: Mapping[str, Any], material: ReportMaterial, *, public: bool) -> str:
+    """The whole report; `public` leaves out every text of the corpus and of the systems."""
+    lines = [f"# {escape(material.name)}", escape(deck(report, material)), f"*{NOT_ADVICE}*"]
+    for section in build_sections(report, material, public=public):
+        lines.append(f"## {section.title}")
+        lines.extend(part for block in section.blocks for part in render_block(block))
+    return "\n\n".join(lines) + "\n"
+
+
+def render_block(block: Block) -> Iterator[str]:
+    """Paragraphs of Markdown; a figure has none, its numbers stand in the tables and the HTML."""
+    match block:
+        case Prose():
+            yield escape(block.text)
+        case Points():
+            yield "\n".join(f"- {escape(item)}" for item in block.items)
+        case Command():
+            yield _fence(block.text)
+        case Table():
+            yield render_table(block)
+            if block.caption:
+                yield escape(block.caption)
+        case Statements():
+            yield "\n".join(f"- **{row.versus}: {row.verdict}.** {escape(row.text)}" for row in block.rows)
+        case Cases():
+            for row in block.rows:
+                yield from _case(row)
+        case Figure():
+            return
+
+
+def render_table(table: Table) -> str:
+    """Pipes and dashes; numbers to the right."""
+    rule = ["---"] * table.text_columns + ["---:"] * (len(table.columns) - table.text_columns)
+    rows = [table.columns, rule, *table.rows]
+    return "\n".join("| " + " | ".join(escape(cell) for cell in row) + " |" for row in rows)
+
+
+def escape(text: str) -> str:
+    """One line of text that neither Markdown nor HTML takes for anything else."""
+    flat = " ".join(text.split())
+    safe = re.sub(r"[&<>]", lambda found: _ENTITIES[found[0]], flat)
+    return _MARKS.sub(lambda found: "\\" + found[0], safe)
+
+
+def _case(case: Case) -> Iterator[str]:
+    yield f"### {escape(case.why)}"
+    yield f"**Question:** {escape(case.question)}"
+    yield f"**Reference:** {escape(case.reference)}"
+    for answer in case.answers:
+        remark = f"; {answer.remark}" if answer.remark else ""
+        yield f"**{escape(answer.system)}** ({answer.score}{remark}): {escape(answer.text)}"
+
+
+def _fence(text: str) -> str:
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"

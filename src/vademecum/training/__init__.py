@@ -1,0 +1,29 @@
+"""Pairs → supervised rows → fixed micro-batches → a trained adapter."""
+
+from vademecum.training.batching import Layout, lay_out
+from vademecum.training.supervision import (
+    Example,
+    SupervisionAudit,
+    audit_supervision,
+    build_examples,
+    check_audit,
+    render_example,
+)
+from vademecum.training.trainer import StepTiming, TrainingData, TrainingSink, TrainingSummary, probe_steps, train
+
+__all__ = [
+    "Example",
+    "Layout",
+    "StepTiming",
+    "SupervisionAudit",
+    "TrainingData",
+    "TrainingSink",
+    "TrainingSummary",
+    "audit_supervision",
+    "build_examples",
+    "check_audit",
+    "lay_out",
+    "probe_steps",
+    "render_example",
+    "train",
+]

@@ -1,0 +1,204 @@
+"""TRL's SFTTrainer, bent to a fixed layout: its loop, optimizers, schedules, checkpoints and trackers; our rows and
+loss."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from vademecum.errors import DivergedError
+from vademecum.training.batching import collate, collate_packed
+from vademecum.training.loss import mean_loss, summed_loss, trained_tokens
+from vademecum.training.protocol import TrainingData
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+    from transformers import PreTrainedTokenizerBase
+    from trl import SFTConfig, SFTTrainer
+
+StepReport = Callable[[dict[str, Any]], None]
+"""Receives the row of every optimizer step, before a checkpoint of that step is written."""
+MAX_SKIPPED_STEPS = 20
+"""float16 skips a step while its loss scale is too high; halved from 2**16, it is below 1 after fewer than this."""
+
+
+class StepRows:
+    """Makes one row of every optimizer step, and refuses numbers that are not finite."""
+
+    def __init__(self, data: TrainingData, report: StepReport) -> None:
+        self._layout = data.layout
+        self._report = report
+        self._held: dict[str, Any] | None = None
+        self._skipped = 0
+
+    def add(self, step: int, logs: dict[str, float], *, skipped: bool, hold: bool) -> None:
+        """Report step `step`, counted from 1, from what the Trainer logged; `hold` it back for its validation loss.
+
+        `skipped` says that float16's loss scaler left the step out because a gradient overflowed.
+
+        Raises:
+            DivergedError: the loss or the gradient norm is not finite.
+        """
+        self._skipped = self._skipped + 1 if skipped else 0
+        overflowed = skipped and self._skipped <= MAX_SKIPPED_STEPS
+        _refuse_infinite("loss", logs["loss"], step)
+        if not overflowed:
+            _refuse_infinite("gradient norm", logs["grad_norm"], step)
+        row = {
+            "step": step,
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": None if overflowed else logs["grad_norm"],
+            **self._layout.step_counts(step - 1),
+        }
+        if hold:
+            self._held = row
+        else:
+            self._report(row)
+
+    def add_validation(self, loss: float) -> None:
+        """Complete the row that was held back, and report it."""
+        row, self._held = self._held, None
+        if row is not None:
+            _refuse_infinite("validation loss", loss, row["step"])
+            self._report({**row, "validation_loss": loss})
+
+
+def _refuse_infinite(what: str, value: float, step: int) -> None:
+    if not math.isfinite(value):
+        raise DivergedError(
+            f"the {what} of step {step} is {value!r}",
+            hint="lower train.learning_rate, or set model.dtype to float32 or bfloat16; nothing of this step was saved",
+        )
+
+
+def build_trainer(
+    model: Any,  # noqa: ANN401  PEFT's and transformers' models are untyped here
+    tokenizer: "PreTrainedTokenizerBase",
+    data: TrainingData,
+    arguments: "SFTConfig",
+    report: StepReport,
+) -> "SFTTrainer":
+    """An SFTTrainer that takes the micro-batches of `data.layout`, in its order, and reports every step.
+
+    Its loss is the summed cross entropy of a step over the number of trained tokens in that step, so every trained
+    token of a step weighs the same, whichever micro-batch it lies in. The trainable weights are float32 whatever the
+    base is.
+    """
+    from datasets import Dataset
+    from transformers.trainer_callback import PrinterCallback
+
+    loader = build_loader(data)
+    # TRL wants datasets to look at; the rows come from the loader alone.
+    train_ids, validation_ids = (
+        Dataset.from_dict({"id": [row.id for row in rows]}) if rows else None
+        for rows in (data.examples, data.validation)
+    )
+    trainer = _layout_trainer()(
+        model,
+        arguments,
+        data_collator=loader.collate_fn,
+        train_dataset=train_ids,
+        eval_dataset=validation_ids,
+        processing_class=tokenizer,
+    )
+    trainer.rows, trainer.loader, trainer.data = StepRows(data, report), loader, data
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_last_step_callback())
+    trainer.model_accepts_loss_kwargs = True  # compute_loss divides by the whole step's tokens; do not divide again
+    # The Trainer would write the tokenizer's special tokens into the model's configuration, and save both.
+    trainer.processing_class = None
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # TRL makes QLoRA's bfloat16, which float16's scaler refuses
+    return trainer
+
+
+def _layout_trainer() -> Any:  # noqa: ANN401  untyped base
+    from trl import SFTTrainer
+
+    class LayoutTrainer(SFTTrainer):  # type: ignore[misc]  # untyped base
+        """`rows`, `loader` and `data` are set once it is built."""
+
+        rows: StepRows
+        loader: "DataLoader[Any]"
+        data: TrainingData
+
+        def get_train_dataloader(self) -> "DataLoader[Any]":
+            return self.loader
+
+        def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[Any, int]:  # noqa: ANN401
+            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+            return batches, sum(trained_tokens(batch["labels"]) for batch in batches)
+
+        def compute_loss(
+            self,
+            model: Any,  # noqa: ANN401
+            inputs: Any,  # noqa: ANN401
+            return_outputs: bool = False,
+            num_items_in_batch: int | None = None,
+        ) -> "Tensor":
+            return summed_loss(model, inputs) / max(1, num_items_in_batch or 0)
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            if "loss" in logs:
+                skipped = self.accelerator.optimizer_step_was_skipped
+                self.rows.add(self.state.global_step, logs, skipped=skipped, hold=self.control.should_evaluate)
+            super().log(logs, start_time)
+
+        def evaluate(self, *_: object, **__: object) -> dict[str, float]:
+            data = self.data
+            loss = mean_loss(self.model, data.validation, data.pad_id, data.layout.worst_tokens)
+            self.log({"eval_loss": loss})
+            self.rows.add_validation(loss)
+            return {"eval_loss": loss}
+
+        def create_model_card(self, *_: object, **__: object) -> None:
+            """The adapter's card is written from the finished run, not from a checkpoint."""
+
+        def _send_telemetry(self) -> None:
+            """Nothing is sent anywhere unasked."""
+
+    return LayoutTrainer
+
+
+def build_loader(data: TrainingData) -> "DataLoader[Any]":
+    """A loader over `data.examples` whose batches are the layout's micro-batches, in order."""
+    from torch.utils.data import DataLoader
+
+    if data.layout.packed:
+        join: Callable[..., dict[str, Tensor]] = partial(collate_packed, pad_id=data.pad_id)
+    else:
+        join = partial(collate, pad_id=data.pad_id, pad_to=data.layout.pad_to)
+    return DataLoader(data.examples, batch_sampler=data.layout.micro_batches, collate_fn=join)  # type: ignore[arg-type]
+
+
+def _last_step_callback() -> Any:  # noqa: ANN401  untyped base
+    from transformers import TrainerCallback
+
+    class LastStep(TrainerCallback):  # type: ignore[misc]  # untyped base
+        """The last step is always validated and saved. The place for stopping early: set control's flags here."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> Any:  # noqa: ANN401
+            if state.global_step >= state.max_steps:
+                control.should_evaluate = args.eval_strategy != "no"
+                control.should_save = args.save_strategy != "no"
+            return control
+
+    return LastStep()
+
+
+@contextmanager
+def unwrapped_after(model: Any) -> Iterator[None]:  # noqa: ANN401  PEFT's and transformers' models are untyped here
+    """Take away afterwards what Accelerate (autocast) and TRL (a fused head) put over the `forward` of the models
+    inside."""
+    modules = [module for module in model.modules() if "forward" not in vars(module)]
+    mode = model.training
+    try:
+        yield
+    finally:
+        for module in modules:
+            vars(module).pop("forward", None)
+        model.train(mode)

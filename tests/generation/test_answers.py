@@ -1,0 +1,211 @@
+"""Predictions come out the same however the prompts are ordered and wherever a run was broken off."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from vademecum.config.sections import PromptConfig
+from vademecum.errors import InputError, RunError
+from vademecum.generation import Decoding, Prompt, chunks, generate, probe_generation
+from vademecum.prompts import build_messages, decode_answer, encode_prompt
+from vademecum.records import Prediction
+from vademecum.testing import tiny_pairs
+
+GREEDY = Decoding(max_new_tokens=12, batch_size=3)
+
+
+class Memory:
+    """A sink that remembers, and can break."""
+
+    def __init__(self, breaks_at: int | None = None) -> None:
+        self.chunks: list[list[Prediction]] = []
+        self.breaks_at = breaks_at
+
+    def done(self) -> int:
+        return len(self.chunks)
+
+    def write(self, chunk: int, predictions: list[Prediction]) -> None:
+        if chunk == self.breaks_at:
+            raise KeyboardInterrupt
+        assert chunk == len(self.chunks)
+        self.chunks.append(predictions)
+
+    @property
+    def predictions(self) -> dict[str, Prediction]:
+        return {prediction.id: prediction for chunk in self.chunks for prediction in chunk}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_checkpoint: Path) -> PreTrainedTokenizerBase:
+    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    return loaded
+
+
+@pytest.fixture
+def model(tiny_checkpoint: Path) -> PreTrainedModel:
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32)
+    return loaded.eval()
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
+    return [
+        Prompt(pair.id, encode_prompt(tokenizer, build_messages(pair.question, PromptConfig())), (f"shown {pair.id}",))
+        for pair in tiny_pairs(8)
+    ]
+
+
+def end_everywhere(model: PreTrainedModel, tokens: int | list[int]) -> None:
+    """Name end tokens in the generation configuration."""
+    assert model.generation_config is not None
+    model.generation_config.eos_token_id = tokens
+
+
+@given(
+    st.lists(st.integers(min_value=1, max_value=40), max_size=30),
+    st.integers(min_value=1, max_value=7),
+    st.integers(),
+)
+def test_chunks_are_fixed_by_prompts_and_batch_size(lengths: list[int], batch_size: int, seed: int) -> None:
+    prompts = [Prompt(f"{i:02}", [1] * length) for i, length in enumerate(lengths)]
+    decoding = Decoding(max_new_tokens=5, batch_size=batch_size)
+    found = chunks(prompts, decoding)
+    flat = [prompt for chunk in found for prompt in chunk]
+    assert flat == sorted(prompts, key=lambda prompt: (-len(prompt.input_ids), prompt.id))
+    assert [len(chunk) for chunk in found[:-1]] == [batch_size] * len(found[:-1])
+    shuffled = random.Random(seed).sample(prompts, len(prompts))
+    changed = decoding.model_copy(update={"max_new_tokens": 9, "temperature": 1.0, "seed": seed})
+    assert chunks(shuffled, changed) == found
+
+
+def test_long_prompts_are_read_few_at_a_time() -> None:
+    prompts = [Prompt(f"{i}", [1] * length) for i, length in enumerate([20_000, 8_000, 8_000, 8_000, 10, 10])]
+    sizes = [[len(prompt.input_ids) for prompt in chunk] for chunk in chunks(prompts, Decoding(max_new_tokens=1))]
+    assert sizes == [[20_000], [8_000, 8_000], [8_000, 10]] or sizes == [[20_000], [8_000, 8_000], [8_000, 10], [10]]
+
+
+def test_predictions_carry_what_is_known_of_them(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]
+) -> None:
+    sink = Memory()
+    generate(model, tokenizer, prompts, GREEDY, sink)
+    assert set(sink.predictions) == {prompt.id for prompt in prompts}
+    for prompt in prompts:
+        prediction = sink.predictions[prompt.id]
+        assert prediction.prompt_tokens == len(prompt.input_ids)
+        assert prediction.shown == prompt.shown
+        assert prediction.new_tokens == 12 if prediction.stopped == "length" else prediction.new_tokens < 12
+
+
+def test_neither_prompt_nor_end_token_gets_into_the_text(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]
+) -> None:
+    batch = torch.tensor([prompts[0].input_ids])
+    with torch.inference_mode():
+        first = int(model(batch).logits[0, -1].argmax())
+        second = int(model(torch.cat([batch, torch.tensor([[first]])], dim=1)).logits[0, -1].argmax())
+    assert first != second
+    sink = Memory()
+    end_everywhere(model, [second])
+    generate(model, tokenizer, prompts[:1], GREEDY, sink)
+    (prediction,) = sink.predictions.values()
+    assert prediction.text == decode_answer(tokenizer, [first])
+    assert (prediction.stopped, prediction.new_tokens) == ("end_token", 1)
+    sink = Memory()
+    end_everywhere(model, first)
+    generate(model, tokenizer, prompts[:1], GREEDY, sink)
+    (prediction,) = sink.predictions.values()
+    assert (prediction.text, prediction.stopped, prediction.new_tokens) == ("", "end_token", 0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("breaks_at", [0, 1, 2])
+def test_a_broken_run_goes_on_and_ends_the_same(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Prompt],
+    temperature: float,
+    breaks_at: int,
+) -> None:
+    decoding = GREEDY.model_copy(update={"temperature": temperature, "seed": 5})
+    whole, broken = Memory(), Memory(breaks_at)
+    generate(model, tokenizer, prompts, decoding, whole)
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, tokenizer, prompts, decoding, broken)
+    assert broken.done() == breaks_at
+    broken.breaks_at = None
+    generate(model, tokenizer, prompts[::-1], decoding, broken)
+    assert [row.model_dump_json() for chunk in broken.chunks for row in chunk] == [
+        row.model_dump_json() for chunk in whole.chunks for row in chunk
+    ]
+
+
+def test_dropout_is_off_while_answering_and_on_again_afterwards(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]
+) -> None:
+    model.config.attention_dropout = 0.9
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.9
+    evaluating, training = Memory(), Memory()
+    generate(model, tokenizer, prompts, GREEDY, evaluating)
+    model.train()
+    generate(model, tokenizer, prompts, GREEDY, training)
+    assert model.training
+    assert evaluating.chunks == training.chunks
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, tokenizer, prompts, GREEDY, Memory(breaks_at=0))
+    assert model.training
+
+
+def test_no_prompts_no_chunks(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    sink = Memory()
+    generate(model, tokenizer, [], GREEDY, sink)
+    assert sink.chunks == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "error", "message"),
+    [
+        ([Prompt("a", [5]), Prompt("a", [6])], RunError, "two prompts have the id 'a'"),
+        ([Prompt("a", [5]), Prompt("b", [])], RunError, "the prompt of 'b' is empty"),
+        (
+            [Prompt("a", [5]), Prompt("b", [6] * 2040)],
+            InputError,
+            "the prompt of 'b' has 2040 tokens and its answer up to 12; the model's context holds 2048",
+        ),
+    ],
+)
+def test_prompts_that_cannot_be_answered_are_named_before_the_first_answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Prompt],
+    error: type[Exception],
+    message: str,
+) -> None:
+    sink = Memory()
+    with pytest.raises(error, match=message):
+        generate(model, tokenizer, prompts, GREEDY, sink)
+    assert sink.chunks == []
+
+
+def test_probe_writes_on_past_end_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]
+) -> None:
+    end_everywhere(model, list(range(400)))
+    timing = probe_generation(model, tokenizer, prompts, GREEDY, new_tokens=7)
+    (longest, *_) = chunks(prompts, GREEDY)
+    assert timing.rows == 3
+    assert timing.new_tokens == 21
+    assert timing.prompt_tokens == sum(len(prompt.input_ids) for prompt in longest)
+    assert timing.prefill_seconds > 0
+    assert timing.seconds == timing.prefill_seconds + timing.decode_seconds
+
+
+def test_probe_needs_a_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(RunError, match="no prompt"):
+        probe_generation(model, tokenizer, [], GREEDY, new_tokens=7)

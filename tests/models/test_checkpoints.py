@@ -1,0 +1,177 @@
+"""Base models: found, checked, loaded; a damaged or pickled one is refused with a reason."""
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vademecum.config import ModelConfig
+from vademecum.errors import InputError, SourceError
+from vademecum.models import load_base, load_tokenizer, locate_base
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+
+
+def locate(path: Path) -> Any:
+    return locate_base(ModelConfig(name=str(path)), offline=True)
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_local_directory_is_located_without_showing_its_path(checkpoint: Path) -> None:
+    files = locate(checkpoint)
+    assert files.path == checkpoint
+    assert (files.name, files.origin) == ("model", "a local directory")
+
+
+def test_the_digest_follows_weights_and_configuration_and_nothing_else(checkpoint: Path) -> None:
+    before = locate(checkpoint).digest
+    (checkpoint / "README.md").write_text("words")
+    assert locate(checkpoint).digest == before
+    weights = bytearray((checkpoint / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (checkpoint / "model.safetensors").write_bytes(weights)
+    changed = locate(checkpoint).digest
+    edit(checkpoint / "config.json", lambda config: config.update(rope_theta=5.0))
+    assert len({before, changed, locate(checkpoint).digest}) == 3
+
+
+def cut_weights(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def empty_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def pickle_weights(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def name_an_absent_shard(folder: Path) -> None:
+    index = {"metadata": {}, "weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def garble_index(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (cut_weights, "damaged or cut short"),
+        (empty_weights, "damaged or cut short"),
+        (pickle_weights, "safetensors only, found only pickled weights"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "found no weights"),
+        (name_an_absent_shard, r"'model-00002\.safetensors' is missing"),
+        (garble_index, r"model\.safetensors\.index\.json"),
+        (lambda folder: (folder / "config.json").unlink(), r"no config\.json"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), r"none of tokenizer\.json"),
+        (shutil.rmtree, "no such directory"),
+    ],
+)
+def test_an_incomplete_directory_is_refused(checkpoint: Path, spoil: Callable[[Path], None], message: str) -> None:
+    spoil(checkpoint)
+    with pytest.raises(SourceError, match=message):
+        locate(checkpoint)
+
+
+def test_weights_that_lack_a_tensor_do_not_start_at_random(checkpoint: Path) -> None:
+    edit(checkpoint / "config.json", lambda config: config.update(num_hidden_layers=3))
+    with pytest.raises(SourceError, match="lack 9 tensors"):
+        load_base(checkpoint, ModelConfig(), dtype="float32", device="cpu")
+
+
+def test_weights_of_another_shape_are_refused(checkpoint: Path) -> None:
+    edit(checkpoint / "config.json", lambda config: config.update(intermediate_size=48))
+    with pytest.raises(SourceError, match="cannot be loaded"):
+        load_base(checkpoint, ModelConfig(), dtype="float32", device="cpu")
+
+
+def test_code_that_travels_with_a_model_is_not_run(checkpoint: Path) -> None:
+    def foreign(config: dict[str, Any]) -> None:
+        config.update(model_type="foreign", auto_map={"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"})
+
+    edit(checkpoint / "config.json", foreign)
+    (checkpoint / "code.py").write_text("raise SystemExit('this ran')")
+    with pytest.raises(SourceError, match="cannot be loaded"):
+        load_base(checkpoint, ModelConfig(), dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_model_is_loaded_as_asked(tiny_checkpoint: Path, dtype: str) -> None:
+    model = load_base(tiny_checkpoint, ModelConfig(), dtype=dtype, device="cpu")
+    assert str(model.dtype) == f"torch.{dtype}"
+    assert model.device.type == "cpu"
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_loading_prints_nothing(tiny_checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load_tokenizer(tiny_checkpoint)
+    load_base(tiny_checkpoint, ModelConfig(), dtype="float32", device="cpu")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_quantization_stays_near_the_full_weights(tinyllama_lookalike: Path, quantization: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    row = torch.tensor([[1, 300, 310, 320]])
+    config = ModelConfig.model_validate({"quantization": quantization})
+    with torch.inference_mode():
+        full = load_base(tinyllama_lookalike, ModelConfig(), dtype="float32", device="cpu")(row).logits
+        rough = load_base(tinyllama_lookalike, config, dtype="float32", device="cpu")(row).logits
+    difference = float((full - rough.float()).abs().mean() / full.abs().mean())
+    assert 0 < difference < 0.5
+
+
+def test_a_missing_bitsandbytes_names_the_extra(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError) as caught:
+        load_base(tiny_checkpoint, ModelConfig(quantization="nf4"), dtype="float32", device="cpu")
+    assert "'nf4'" in caught.value.message
+    assert "pip install 'vademecum[quantized]'" in caught.value.hint
+
+
+@pytest.mark.parametrize(("unknown", "pads_with"), [("<|endoftext|>", "<|endoftext|>"), (None, "<|im_end|>")])
+def test_a_tokenizer_without_pad_gets_one_and_no_new_token(
+    checkpoint: Path, unknown: str | None, pads_with: str
+) -> None:
+    before = len(load_tokenizer(checkpoint))
+    edit(checkpoint / "tokenizer_config.json", lambda settings: settings.update(pad_token=None, unk_token=unknown))
+    tokenizer = load_tokenizer(checkpoint)
+    assert tokenizer.pad_token == pads_with
+    assert len(tokenizer) == before
+
+
+def test_a_tokenizer_without_chat_template_keeps_none(checkpoint: Path) -> None:
+    edit(checkpoint / "tokenizer_config.json", lambda settings: settings.pop("chat_template"))
+    assert load_tokenizer(checkpoint).chat_template is None
+
+
+def test_the_lookalike_has_the_traits_that_it_stands_for(tinyllama_lookalike: Path) -> None:
+    tokenizer = load_tokenizer(tinyllama_lookalike)
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "</s>", "</s>")
+    text = "Naïve? 中 <|user|>"
+    ids = tokenizer(text)["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
+    )
+    assert chat == "<|user|>\nHi</s>\n<|assistant|>\n"
+    assert "<|user|>" not in tokenizer.get_vocab()

@@ -1,0 +1,32 @@
+"""The loader hands out the very rows of the layout; a row per step, and nothing that is not finite."""
+
+from typing import Any
+
+import pytest
+from tests.training.tiny import config, data, examples
+
+from vademecum.errors import DivergedError
+from vademecum.training.engine import StepRows, build_loader
+
+
+def test_the_rows_arrive_as_they_are() -> None:
+    rows = examples(10)
+    given = data(config(), rows)
+    for batch, indices in zip(build_loader(given), given.layout.micro_batches, strict=True):
+        for row, index in enumerate(indices):
+            assert batch["input_ids"][row, : rows[index].length].tolist() == rows[index].input_ids
+            assert batch["labels"][row, : rows[index].length].tolist() == rows[index].labels
+
+
+def test_float16_may_skip_steps_but_not_for_ever() -> None:
+    rows: list[dict[str, Any]] = []
+    given = data(config(max_steps=40))
+    steps = StepRows(given, rows.append)
+    infinite = {"loss": 1.0, "grad_norm": float("inf"), "learning_rate": 1e-3}
+    steps.add(1, infinite, skipped=True, hold=False)
+    assert rows[0]["grad_norm"] is None
+    with pytest.raises(DivergedError, match="gradient norm of step 2 is inf"):
+        steps.add(2, infinite, skipped=False, hold=False)
+    with pytest.raises(DivergedError, match="gradient norm"):
+        for step in range(3, 40):
+            steps.add(step, infinite, skipped=True, hold=False)
