@@ -27,7 +27,9 @@ def configuration_page() -> str:
     for name, field in RunConfig.model_fields.items():
         section: Any = field.annotation
         if name == "seed":
-            lines.append(f"| `seed` | `{field.default}` | Decides the split, the order of training, the subsets and the resampling. |")
+            lines.append(
+                f"| `seed` | `{field.default}` | Decides the split, the order of training, the subsets and the resampling. |"
+            )
             continue
         for key, setting in section.model_fields.items():
             default = _shown(setting.default)

@@ -19,5 +19,9 @@ def test_preset_loads(name: str) -> None:
 def test_paper_keeps_the_papers_recipe() -> None:
     config = load_config("paper")
     assert (config.lora.r, config.lora.lora_alpha, config.lora.lora_dropout) == (8, 16, 0.1)
-    assert (config.train.batching, config.train.max_length, config.train.per_device_train_batch_size) == ("padded", 512, 1)
+    assert (config.train.batching, config.train.max_length, config.train.per_device_train_batch_size) == (
+        "padded",
+        512,
+        1,
+    )
     assert config.split.strategy == "random"

@@ -71,7 +71,7 @@ class _Index:
         logging.getLogger("bm25s").setLevel(logging.WARNING)
         self._pairs = pairs
         self._bm25 = bm25s.BM25(method="lucene", k1=K1, b=B, backend="numpy")
-        self._bm25.index([_words(pair.question) for pair in pairs], show_progress=False)
+        self._bm25.index([_words(pair.question) for pair in pairs], create_empty_token=False, show_progress=False)
 
     def nearest(self, question: QAPair, k: int) -> list[QAPair]:
         import numpy as np
@@ -86,5 +86,5 @@ def _types(pairs: Sequence[QAPair]) -> set[str]:
 
 
 def _words(text: str) -> list[str]:
-    # bm25s cannot index or look up a text of no words; an empty one matches nothing.
+    # bm25s can neither index nor look up a text without words.
     return re.findall(r"[^\W_]+", text.lower()) or [""]

@@ -101,7 +101,7 @@ class Comparison(Record):
     p: float
     """Two-sided, by approximate randomisation over groups."""
     p_holm: float
-    """`p` adjusted by Holm's method over the family of confirmatory comparisons; equal to `p` outside it."""
+    """`p` adjusted by Holm's method within its family: the confirmatory comparisons, or all others."""
     smallest_detectable: float
     """2.8 clustered standard errors: what 80 % power would detect at the 5 % level."""
     verdict: Verdict

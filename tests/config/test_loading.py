@@ -26,7 +26,9 @@ def test_resolved_configuration_loads_to_itself(tmp_path: Path) -> None:
     assert load_config(file) == config
 
 
-def test_path_beside_the_file_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_beside_the_file_is_found_from_any_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "project"
     folder.mkdir()
     (folder / "data.csv").write_text("question,answer\n", encoding="utf-8")

@@ -74,12 +74,20 @@ def test_a_change_that_comes_to_nothing_stops_there(tmp_path: Path) -> None:
 
 def test_finished_training_is_not_overwritten_unasked(tmp_path: Path) -> None:
     go(tmp_path)
-    kept = (tmp_path / "adapter").read_bytes(), (tmp_path / "pairs").read_bytes(), (tmp_path / "config.json").read_bytes()
+    kept = (
+        (tmp_path / "adapter").read_bytes(),
+        (tmp_path / "pairs").read_bytes(),
+        (tmp_path / "config.json").read_bytes(),
+    )
     for setting in ("train.learning_rate=0.5", "seed=3"):
         with pytest.raises(StaleError, match="train") as caught:
             go(tmp_path, setting)
         assert "--force train" in caught.value.hint
-    assert kept == ((tmp_path / "adapter").read_bytes(), (tmp_path / "pairs").read_bytes(), (tmp_path / "config.json").read_bytes())
+    assert kept == (
+        (tmp_path / "adapter").read_bytes(),
+        (tmp_path / "pairs").read_bytes(),
+        (tmp_path / "config.json").read_bytes(),
+    )
     assert go(tmp_path, "seed=3", force=("train",)) == ["prepare", "train", "score/a"]
 
 

@@ -86,7 +86,7 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], validation: Sequen
     rings = [
         f'<circle cx="{along.at(step)}" cy="{_down(up, loss):g}" r="4" class="ring"/>' for step, loss in validation
     ]
-    legend = '<text x="0" dx="-44" y="-10" class="legend"><tspan class="smooth-key">━</tspan> training'
+    legend = '<text x="0" dx="-44" y="-14" class="legend"><tspan class="smooth-key">━</tspan> training'
     if validation:
         legend += '<tspan class="ring-key" dx="16">○</tspan> validation'
     return _svg(
@@ -100,7 +100,7 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], validation: Sequen
         title="Loss per trained token over the optimizer steps",
         height=CHART_HEIGHT + 44,
         margins=(44, 16),
-        above=28,
+        above=32,
     )
 
 
@@ -128,13 +128,13 @@ def length_histogram(edges: Sequence[int], counts: Sequence[int], max_length: in
             *bars,
             *_x_axis([tick for tick in nice_ticks(0, along.high, 5) if tick <= along.high], along, "tokens per row"),
             line,
-            _text(f'x="{cut}" y="-10" text-anchor="end" class="cut-label"', label),
-            _text('x="0" dx="-44" y="-10" class="axis-label"', "rows"),
+            _text(f'x="{cut}" y="-14" text-anchor="end" class="cut-label"', label),
+            _text('x="0" dx="-44" y="-14" class="axis-label"', "rows"),
         ],
         title=f"Rows by length in tokens, cut at {max_length}",
         height=CHART_HEIGHT + 44,
         margins=(44, 16),
-        above=28,
+        above=32,
     )
 
 

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vademecum.evaluation.compare import CONFIRMATORY
 from vademecum.report import numbers
 from vademecum.report.document import Statement
 from vademecum.report.material import ReportMaterial
 
 NOT_ADVICE = "A research result, not medical advice."
-CONFIRMATORY = frozenset({("base", "tuned"), ("copy", "tuned")})
-"""(baseline, system) of the comparisons that a run is made for."""
 
 
 def statements(report: Mapping[str, Any]) -> tuple[Statement, ...]:

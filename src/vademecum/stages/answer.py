@@ -51,8 +51,9 @@ class ChunkFiles:
 
     def read(self) -> list[Prediction]:
         """All predictions, in order of id."""
-        lines = [line for chunk in range(self.total) for line in self._file(chunk).open(encoding="utf-8")]
-        return sorted((Prediction.model_validate_json(line) for line in lines), key=lambda row: row.id)
+        files = [self._file(chunk).read_bytes() for chunk in range(self.total)]
+        rows = [Prediction.model_validate_json(line) for lines in files for line in lines.splitlines()]
+        return sorted(rows, key=lambda row: row.id)
 
     def _file(self, chunk: int) -> Path:
         return self.folder / f"chunk-{chunk:05d}.jsonl"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vademecum.config import RunConfig
-from vademecum.generation import Prompt, probe_generation
+from vademecum.generation import Prompt, chunks, probe_generation
 from vademecum.hardware import Device, Hardware, choose_dtype, probe_hardware
 from vademecum.models import attach_adapter
-from vademecum.planning import Plan, Rates, Workload, answering_seconds, choose_steps
+from vademecum.planning import AnswerRates, Plan, Rates, Workload, answering_seconds, choose_steps
 from vademecum.sources import cache_folder
 from vademecum.stages.answer import REPETITION_CONTROLS, decoding_for
 from vademecum.stages.material import Base, Pairs, model_digest, prompts_for, subset
@@ -30,8 +30,8 @@ from vademecum.training import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PROBE_STEPS = 4
-"""Throw-away optimizer steps; the first warms up and is not counted."""
+PROBE_STEPS = 3
+"""Throw-away optimizer steps that are timed, after one that warms up in the largest shape."""
 PROBE_NEW_TOKENS = 24
 HISTOGRAM_BINS = 32
 
@@ -137,19 +137,42 @@ def _number_format(config: RunConfig, hardware: Hardware) -> tuple[Device, str, 
 
 def _probe(road: Road, situation: Situation, model: "PreTrainedModel", dtype: str, device: str) -> Rates:
     """Answer and train for a few throw-away steps in the shapes of this corpus."""
-    config, base = situation.config, situation.base
-    decoding = decoding_for(config, 0)
-    prompts = max(
-        situation.prompts.values(), key=lambda found: sum(len(prompt.input_ids) for prompt in found), default=[]
-    )
+    answers = {}
+    for name, prompts in situation.prompts.items():
+        if prompts and _kind(name) not in answers:
+            road.observer.say(f"timing {_kind(name)} answers")
+            answers[_kind(name)] = _answer_rates(situation, model, prompts)
+    rate = _train_rate(road, situation, model, dtype, device) if "tuned" in situation.config.generate.systems else 0.0
+    return Rates(train_tokens_per_second=rate, answers=answers, peak_memory_bytes=peak_memory_bytes())
+
+
+def _kind(system: str) -> str:
+    """Systems whose prompts have the same form are timed once."""
+    return "few-shot" if system == "few-shot" else "plain"
+
+
+def _answer_rates(situation: Situation, model: "PreTrainedModel", prompts: Sequence[Prompt]) -> AnswerRates:
+    decoding = decoding_for(situation.config, 0)
+    middle = chunks(prompts, decoding)
     timing = probe_generation(
-        model, base.tokenizer, prompts[: decoding.batch_size], decoding, new_tokens=PROBE_NEW_TOKENS
+        model, situation.base.tokenizer, middle[len(middle) // 2], decoding, new_tokens=PROBE_NEW_TOKENS
     )
+    return AnswerRates(
+        prompt_tokens_per_second=timing.prompt_tokens / timing.prefill_seconds,
+        step_seconds=timing.decode_seconds / PROBE_NEW_TOKENS,
+        rows=timing.rows,
+    )
+
+
+def _train_rate(road: Road, situation: Situation, model: "PreTrainedModel", dtype: str, device: str) -> float:
+    """Real tokens per second of throw-away optimizer steps."""
+    config = situation.config
+    road.observer.say("timing optimizer steps")
     data = TrainingData(
         examples=situation.examples,
         validation=[],
         layout=situation.layout,
-        pad_id=base.tokenizer.pad_token_id,
+        pad_id=situation.base.tokenizer.pad_token_id,
         dtype=dtype,
         device=device,
         save_steps=1,
@@ -157,28 +180,26 @@ def _probe(road: Road, situation: Situation, model: "PreTrainedModel", dtype: st
     )
     adapted = attach_adapter(model, config.lora, config.seed)
     steps = probe_steps(adapted, data, config.train, steps=PROBE_STEPS, seed=config.seed)
-    timed = steps[1:] or steps
-    return Rates(
-        train_tokens_per_second=sum(step.real_tokens for step in timed) / sum(step.seconds for step in timed),
-        answer_tokens_per_second=timing.new_tokens / timing.decode_seconds,
-        prompt_tokens_per_second=timing.prompt_tokens / timing.prefill_seconds,
-        peak_memory_bytes=peak_memory_bytes(),
-    )
+    return sum(step.real_tokens for step in steps) / sum(step.seconds for step in steps)
 
 
 def _answering(situation: Situation, rates: Rates) -> dict[str, float]:
-    longest = situation.config.generate.max_new_tokens
+    generate = situation.config.generate
     found = {}
     for name, prompts in situation.prompts.items():
+        if not prompts:
+            continue
         tokens = sum(len(prompt.input_ids) for prompt in prompts)
+        measured = rates.answers[_kind(name)]
         if name == "decoding":
-            trials = [s for s in ("base", "tuned") if s in situation.config.generate.systems] or ["base"]
+            trials = [system for system in ("base", "tuned") if system in generate.systems] or ["base"]
             found[name] = sum(
-                len(REPETITION_CONTROLS) * answering_seconds(system, tokens, len(prompts), longest, rates)
+                len(REPETITION_CONTROLS)
+                * answering_seconds(system, tokens, len(prompts), generate.max_new_tokens, measured)
                 for system in trials
             )
         else:
-            found[f"predict/{name}"] = answering_seconds(name, tokens, len(prompts), longest, rates)
+            found[f"predict/{name}"] = answering_seconds(name, tokens, len(prompts), generate.max_new_tokens, measured)
     return found
 
 

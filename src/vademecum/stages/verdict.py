@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vademecum.config import RunConfig, load_config
 from vademecum.errors import InputError
-from vademecum.evaluation import compare, score
+from vademecum.evaluation import collect_references, compare, score
 from vademecum.files import digest_value
 from vademecum.records import Comparison, Prediction, QAPair, Score
 from vademecum.report import ReportMaterial, build_report, render_card, render_html, render_markdown
@@ -21,19 +21,10 @@ def score_with(system: str) -> Callable[[Road, Path], None]:
     def work(road: Road, _: Path) -> None:
         config, pairs = road.config, Pairs.read(road)
         predictions = road.run.read_rows(f"predictions/{system}.jsonl", Prediction)
-        references = _references(pairs) if config.evaluate.multi_reference else None
-        rows = score(predictions, pairs.pairs, pairs.groups, config.evaluate, references)
+        rows = score(predictions, pairs.pairs, pairs.groups, config.evaluate, collect_references(pairs.pairs))
         road.run.write_rows(f"scores/{system}.jsonl", rows)
 
     return work
-
-
-def _references(pairs: Pairs) -> dict[str, list[str]]:
-    """Id → every answer that the corpus gives to the same question."""
-    answers: dict[str, list[str]] = {}
-    for pair in sorted(pairs.pairs.values(), key=lambda pair: pair.id):
-        answers.setdefault(pair.question.casefold(), []).append(pair.answer)
-    return {pair.id: answers[pair.question.casefold()] for pair in pairs.pairs.values()}
 
 
 def score_stage(system: str) -> Stage:
