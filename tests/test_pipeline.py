@@ -4,31 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.listener import Listener, go
 
 from vademecum.config import RunConfig, load_config
 from vademecum.errors import StaleError
 from vademecum.runs import Run
 from vademecum.stages import Road, run_road
-
-
-class Listener:
-    """Remembers which stages worked and what was said."""
-
-    def __init__(self) -> None:
-        self.worked: list[str] = []
-        self.said: list[str] = []
-
-    def begin(self, stage: str) -> None:
-        self.worked.append(stage)
-
-    def skip(self, stage: str) -> None:
-        pass
-
-    def progress(self, done: float, total: float, unit: str) -> None:
-        assert 0 <= done <= total
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def tiny_config(checkpoint: Path, *more: str) -> RunConfig:
@@ -39,12 +20,6 @@ def tiny_config(checkpoint: Path, *more: str) -> RunConfig:
         *more,
     ]  # fmt: skip
     return load_config("demo", settings)
-
-
-def go(folder: Path, config: RunConfig, **how: object) -> Listener:
-    listener = Listener()
-    run_road(Road(Run.create(folder), config, listener), **how)  # type: ignore[arg-type]
-    return listener
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +33,8 @@ def artifacts(folder: Path) -> dict[str, bytes]:
     names = [
         "pairs.jsonl", "splits.jsonl", "leakage.json", "supervision.json", "decoding.json", "training.jsonl",
         "adapter/adapter_model.safetensors", "adapter/adapter_config.json",
-        *(f"{kind}/{system}.jsonl" for kind in ("predictions", "scores") for system in ("base", "few-shot", "copy", "tuned")),
+        *(f"predictions/{system}.jsonl" for system in ("base", "few-shot", "copy", "tuned")),
+        *(f"scores/{system}.jsonl" for system in ("base", "few-shot", "copy", "tuned")),
     ]  # fmt: skip
     return {name: (folder / name).read_bytes() for name in names}
 
@@ -85,7 +61,8 @@ def test_the_contract_of_the_report(finished: Path) -> None:
         "pairs", "tokens", "cut_answers", "dropped", "end_token_trained", "prompt_tokens_in_labels",
     }  # fmt: skip
     assert set(report["training"]) >= {
-        "optimizer_steps", "real_tokens", "slots", "padded_fraction", "real_tokens_per_second", "seconds", "final_loss", "status",
+        "optimizer_steps", "real_tokens", "slots", "padded_fraction", "real_tokens_per_second", "seconds", "final_loss",
+        "status",
     }  # fmt: skip
     assert report["training"]["status"] == "completed"
     assert report["training"]["optimizer_steps"] == 6
@@ -154,7 +131,7 @@ def test_the_same_configuration_gives_the_same_bytes(finished: Path, tiny_checkp
 def test_a_sitting_broken_off_in_every_stage_ends_the_same(
     finished: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    class Unplugged(RuntimeError):
+    class UnpluggedError(RuntimeError):
         pass
 
     class Breaker(Listener):
@@ -164,13 +141,13 @@ def test_a_sitting_broken_off_in_every_stage_ends_the_same(
 
         def progress(self, done: float, total: float, unit: str) -> None:
             if self.worked[-1] == self.stage and 0 < done < total:
-                raise Unplugged
+                raise UnpluggedError
 
     config = tiny_config(tiny_checkpoint, "generate.batch_size=5", "train.save_steps=2")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     go(whole, config)
     for stage in ("train", "decoding", "predict/base", "predict/few-shot", "predict/tuned"):
-        with pytest.raises(Unplugged):
+        with pytest.raises(UnpluggedError):
             run_road(Road(Run.create(broken), config, Breaker(stage)))
     go(broken, config)
     assert artifacts(broken) == artifacts(whole)

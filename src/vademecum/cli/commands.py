@@ -18,6 +18,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+INTERRUPTED = 130
+"""The exit code that Typer gives after Ctrl-C: 128 and the signal's number."""
+
 
 class Options:
     """The options of `vade` itself, for the one command that this process runs."""
@@ -49,6 +52,8 @@ def vade(
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if quiet or as_json:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 @app.command()
@@ -126,7 +131,11 @@ def init(
     if out.exists():
         raise InputError(f"{out} exists already", hint="choose another name with --out")
     write_config(table, out, model)
-    found = audit_training(out, [], 1, options.offline)
+    try:
+        found = audit_training(out, [], 1, options.offline)
+    except VademecumError:
+        out.unlink()  # so that the same command can be given again
+        raise
     _show({"config": str(out), **found.as_json()}, lambda: screens.show_init(out, found))
 
 
@@ -174,12 +183,15 @@ def compare(
     from vademecum.stages import compare_runs
 
     rows = compare_runs(Run.open(run_a), Run.open(run_b), system)
-    _show([row.model_dump() for row in rows], lambda: screens.show_comparison(rows, run_a, run_b, system))
+    _show(
+        {"run_a": str(run_a), "run_b": str(run_b), "system": system, "comparisons": [row.model_dump() for row in rows]},
+        lambda: screens.show_comparison(rows, run_a, run_b, system),
+    )
 
 
 def _run_name(target: str) -> str:
     path = Path(target)
-    return path.parent.name if path.name == "config.json" else path.stem if path.suffix else target
+    return path.resolve().parent.name if path.name == "config.json" else path.stem if path.suffix else target
 
 
 def _show(value: Any, screen: Any) -> None:  # noqa: ANN401  any JSON value; a screen
@@ -199,6 +211,15 @@ def main() -> None:
         typer.echo(f"error: {error.message}", err=True)
         typer.echo(f"hint: {error.hint}", err=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
-    except KeyboardInterrupt:
-        typer.echo("stopped; give the same command again to go on", err=True)
-        sys.exit(130)
+    except OSError as error:
+        if options.traceback:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        typer.echo(
+            "hint: look whether the disk has room and the folder can be written; --traceback says more", err=True
+        )
+        sys.exit(1)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            typer.echo("stopped; give the same command again to go on", err=True)
+        raise

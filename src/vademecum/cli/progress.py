@@ -91,8 +91,10 @@ class Progress(Silence):
         elif now - self._last_line >= LINE_EVERY_SECONDS or done >= total:
             self._last_line = now
             left = f", {(total - done) / rate / 60:.1f} min left" if rate and done < total else ""
-            self._console.print(f"  {self._stage}: {done:.0f} of {total:.0f} {unit} {shown}{left}".rstrip())
+            self._console.print(
+                f"  {self._stage}: {done:.0f} of {total:.0f} {unit} {shown}{left}".rstrip(), soft_wrap=True
+            )
 
     def say(self, text: str) -> None:
         """Something that the user should know."""
-        self._console.print(f"  {text}", markup=False)
+        self._console.print(f"  {text}", soft_wrap=True)

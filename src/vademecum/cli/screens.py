@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 METRIC_NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 NOT_ADVICE = "A research result, not medical advice."
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, emoji=False)  # brackets and colons in a path are part of its name
 
 
 @contextmanager
 def watching(quiet: bool) -> Iterator["Observer"]:
     """The progress display of a run: bars on a terminal, plain lines when piped, nothing when quiet."""
-    observer = Silence() if quiet else Progress(Console(stderr=True, highlight=False))
+    observer = Silence() if quiet else Progress(Console(stderr=True, highlight=False, markup=False, emoji=False))
     with observer:
         yield observer
 
@@ -73,7 +73,7 @@ def show_verdict(report: Mapping[str, Any], folder: Path) -> None:
     for row in rows:
         if row.metric == "rouge1":
             console.print(Text(f"{row.system} against {row.baseline}: {row.verdict}. {row.reason}"))
-    console.print(f"\nReport: {folder / 'report.html'}   {NOT_ADVICE}")
+    console.print(f"\nReport: {folder / 'report.html'}   {NOT_ADVICE}", soft_wrap=True)
 
 
 def _print_differences(rows: Sequence[Comparison]) -> None:
@@ -98,9 +98,8 @@ def _difference(row: Comparison | None) -> str:
 def show_stages(run: Run) -> None:
     """What a run directory holds so far."""
     for name, entry in run.entries().items():
-        console.print(
-            f"{name:18} {minutes(entry.seconds):>9}  {gigabytes(entry.peak_memory_bytes):>9}  {', '.join(entry.outputs)}"
-        )
+        cost = f"{minutes(entry.seconds):>9}  {gigabytes(entry.peak_memory_bytes):>9}"
+        console.print(f"{name:18} {cost}  {', '.join(entry.outputs)}", soft_wrap=True)
 
 
 def show_plan(plan: Plan) -> None:
@@ -152,7 +151,7 @@ def _print_examples(audit: "TrainingAudit") -> None:
 def show_init(out: Path, audit: "TrainingAudit") -> None:
     """A new configuration and its first pair."""
     show_audit(audit)
-    console.print(f"\nWrote {out}. Next: vade run {out}")
+    console.print(f"\nWrote {out}. Next: vade run {out}", soft_wrap=True)
 
 
 def show_hardware(hardware: Hardware, dtype: str, reason: str) -> None:
@@ -172,7 +171,7 @@ def show_hardware(hardware: Hardware, dtype: str, reason: str) -> None:
 
 def show_comparison(rows: Sequence[Comparison], run_a: Path, run_b: Path, system: str) -> None:
     """Two runs, paired."""
-    console.print(f"{system} of {run_b} against {system} of {run_a}")
+    console.print(f"{system} of {run_b} against {system} of {run_a}", soft_wrap=True)
     _print_differences(rows)
     for row in rows:
         console.print(Text(f"{METRIC_NAMES.get(row.metric, row.metric)}: {row.verdict}. {row.reason}"))

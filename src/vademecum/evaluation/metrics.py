@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from vademecum.config.sections import EvaluateConfig
 from vademecum.errors import RunError
-from vademecum.evaluation.subsequences import common_length, union_hits
 from vademecum.generation import is_looping
 from vademecum.records import Prediction, QAPair, Score
 
@@ -53,21 +52,10 @@ def split_sentences(text: str) -> list[str]:
 
 
 def rouge(reference: str, prediction: str, *, use_stemmer: bool = False) -> dict[str, float]:
-    """The four f-measures, each in [0, 1]; an empty text scores 0.
-
-    ROUGE-1 and -2 and the tokens come from rouge-score; -L and -Lsum are computed here and equal that package's,
-    given the sentences of `split_sentences` one per line.
-    """
-    package, tokenizer = _package(use_stemmer)
-    scores = {metric: found.fmeasure for metric, found in package.score(reference, prediction).items()}
-    expected = [tokenizer.tokenize(sentence) for sentence in split_sentences(reference)]
-    answered = [tokenizer.tokenize(sentence) for sentence in split_sentences(prediction)]
-    flat_expected = [token for sentence in expected for token in sentence]
-    flat_answered = [token for sentence in answered for token in sentence]
-    sizes = (len(flat_expected), len(flat_answered))
-    scores["rougeL"] = _f_measure(common_length(flat_expected, flat_answered), *sizes)
-    scores["rougeLsum"] = _f_measure(union_hits(expected, answered), *sizes)
-    return {metric: float(scores[metric]) for metric in METRICS}
+    """The four f-measures of rouge-score, each in [0, 1]; an empty text scores 0. Sentences go on lines, for -Lsum."""
+    scorer, _ = _package(use_stemmer)
+    found = scorer.score("\n".join(split_sentences(reference)), "\n".join(split_sentences(prediction)))
+    return {metric: float(found[metric].fmeasure) for metric in METRICS}
 
 
 def score(
@@ -138,15 +126,7 @@ def _package(use_stemmer: bool) -> tuple[Any, Any]:
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenizers import DefaultTokenizer
 
-    return RougeScorer(["rouge1", "rouge2"], use_stemmer=use_stemmer), DefaultTokenizer(use_stemmer)
-
-
-def _f_measure(hits: int, reference_tokens: int, prediction_tokens: int) -> float:
-    from rouge_score.scoring import fmeasure
-
-    if not hits:
-        return 0.0
-    return float(fmeasure(hits / prediction_tokens, hits / reference_tokens))
+    return RougeScorer(list(METRICS), use_stemmer=use_stemmer), DefaultTokenizer(use_stemmer)
 
 
 def _best(references: Iterable[str], prediction: str, config: EvaluateConfig) -> dict[str, float]:

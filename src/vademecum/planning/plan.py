@@ -79,6 +79,8 @@ def choose_steps(work: Workload, rates: Rates, train: TrainConfig, budget: Budge
     Raises:
         ConfigError: the budget does not leave time for training at all; says what would.
     """
+    if rates.train_tokens_per_second == 0:  # no system needs an adapter
+        return Steps(0, "epochs", warmup_steps=0, eval_steps=1, save_steps=1, train_seconds=0.0)
     step_seconds = work.tokens_per_step / rates.train_tokens_per_second
     evaluation_seconds = work.validation_tokens / rates.train_tokens_per_second * EVALUATION_COST
     wanted = train.max_steps or work.full_steps

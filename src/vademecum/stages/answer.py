@@ -13,7 +13,7 @@ from vademecum.errors import RunError
 from vademecum.evaluation import METRICS, score
 from vademecum.files import write_whole
 from vademecum.generation import Decoding, chunks, generate
-from vademecum.models import load_adapter, logits_change, merge
+from vademecum.models import load_adapter, load_base, logits_change, merge
 from vademecum.planning import Plan
 from vademecum.records import Prediction, QAPair
 from vademecum.stages.material import Base, Pairs, model_digest, prompts_for, subset
@@ -113,13 +113,17 @@ def _mean_rouge(predictions: Sequence[Prediction], asked: Sequence[QAPair], pair
 
 
 def _load(road: Road, base: Base, system: str) -> "PreTrainedModel":
-    """The model of a system, merged where it has an adapter.
+    """The model of a system in 16 or 32 bits, merged where it has an adapter.
+
+    Quantized weights are for training alone: an adapter cannot be merged into them, and a base that answered in 4 bits
+    would be held against a tuned model that does not.
 
     Raises:
         RunError: the adapter does not change a single logit, so that scoring it would be scoring the base.
     """
     plan = road.run.read_record("plan.json", Plan)
-    model = base.load(road, device=plan.device, dtype=plan.dtype)
+    unquantized = road.config.model.model_copy(update={"quantization": "none"})
+    model = load_base(base.files.path, unquantized, dtype=plan.dtype, device=plan.device)
     if system != "tuned":
         return model
     adapted = load_adapter(model, road.run.file("adapter"), base=base.files)

@@ -68,7 +68,7 @@ def audit_training(target: str | Path, settings: Sequence[str], examples: int, o
         shown = {pair.id for pair in subset(pairs, examples, config.seed)}
         leakage = road.run.read_json("leakage.json")
         return TrainingAudit(
-            base=base.files.origin,
+            base=base.files.name,
             cleaning=road.run.read_json("cleaning.json"),
             counts=leakage["counts"],
             leakage=leakage["leakage"],
@@ -84,6 +84,9 @@ def write_config(table: Path, out: Path, model: str) -> None:
         CorpusError: no column can be taken for the question or the answer, or the table is broken.
     """
     columns = mapped_columns(table, CorpusConfig())
+    name = (
+        str(Path(model).resolve()) if Path(model).is_dir() else model
+    )  # a relative path would go by the file's folder
     lines = [
         "# Made by `vade init`. Every setting: docs/configuration.md",
         "[corpus]",
@@ -93,7 +96,7 @@ def write_config(table: Path, out: Path, model: str) -> None:
         *(f"{field} = {json.dumps(column, ensure_ascii=False)}" for field, column in columns.items()),
         "",
         "[model]",
-        f"name = {json.dumps(model, ensure_ascii=False)}",
+        f"name = {json.dumps(name, ensure_ascii=False)}",
         "",
         "[budget]",
         "minutes = 60",

@@ -124,7 +124,8 @@ def compare_runs(baseline: Run, run: Run, system: str) -> list[Comparison]:
     Raises:
         InputError: a run lacks that system, or no pair was answered by both.
     """
-    names = (baseline.name, run.name) if baseline.name != run.name else (str(baseline.path), str(run.path))
+    # compare() orders unknown systems by name: A keeps the baseline first, whatever the runs are called.
+    names = (f"A ({baseline.name})", f"B ({run.name})")
     rows = []
     for place in (baseline, run):
         if f"score/{system}" not in place.entries():

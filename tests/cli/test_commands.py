@@ -1,0 +1,182 @@
+"""The commands as a user gives them: what they print where, and how they end."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cli.outcome import MARK, Outcome, Vade
+
+from vademecum.config import load_config
+from vademecum.runs import Run
+
+
+def test_a_run_with_json_prints_the_report_and_nothing_else(first: tuple[Path, Outcome]) -> None:
+    folder, outcome = first
+    assert outcome.code == 0, outcome.err
+    assert outcome.json == json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert outcome.json["systems"]["tuned"]["n"] == 12
+    assert outcome.err == ""
+
+
+def test_a_second_run_does_nothing_and_shows_the_verdict(finished: Path, config: Path, vade: Vade) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file() and path.name != ".lock"}
+    outcome = vade("run", config, "--out", finished)
+    assert outcome.code == 0
+    after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before
+    assert {line.partition(":")[2].strip() for line in outcome.err.splitlines()} == {"complete already"}
+    assert "12 test pairs in 1" in outcome.words
+    for shown in ("ROUGE-Lsum", "tuned - base", "tuned against base: ", "report.html", "not medical advice"):
+        assert shown in outcome.words
+
+
+def test_quiet_shows_the_verdict_and_no_progress(finished: Path, config: Path, vade: Vade) -> None:
+    (finished / "report.md").unlink()
+    outcome = vade("--quiet", "run", config, "--out", finished)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert (finished / "report.md").is_file()
+    assert "tuned against base: " in outcome.words
+
+
+def test_until_stops_there_and_lists_the_stages(config: Path, tmp_path: Path, vade: Vade) -> None:
+    outcome = vade("run", config, "--out", tmp_path / "run", "--until", "prepare")
+    assert outcome.code == 0
+    assert outcome.err.splitlines() == [
+        "prepare …",
+        "  the corpus has no document, cuis: what goes by them falls away",
+    ]
+    assert "pairs.jsonl" in outcome.out
+    assert list(Run.open(tmp_path / "run").entries()) == ["prepare"]
+    assert vade("--json", "run", config, "--out", tmp_path / "run", "--until", "prepare").json == {
+        "run": str(tmp_path / "run"),
+        "stages": ["prepare"],
+    }
+
+
+def test_a_resolved_configuration_runs_again_in_its_own_directory(
+    finished: Path, vade: Vade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.parent)
+    shutil.copytree(finished, "runs/finished")
+    outcome = vade("run", "finished/config.json")
+    assert outcome.code == 0
+    assert {line.partition(": ")[2] for line in outcome.err.splitlines()} == {"complete already"}
+    monkeypatch.chdir("finished")
+    assert vade("run", "config.json", "--until", "prepare").code == 0
+    assert Path("runs/finished/pairs.jsonl").is_file()
+
+
+def test_the_plan_says_what_it_will_cost(finished: Path, config: Path, vade: Vade) -> None:
+    outcome = vade("plan", config, "--out", finished)
+    assert outcome.code == 0
+    assert "4 optimizer steps (as configured; " in outcome.words
+    assert vade("--json", "plan", config, "--out", finished).json["optimizer_steps"] == 4
+
+
+def test_audit_shows_the_tensors_of_a_preset_a_file_and_a_run(
+    finished: Path, config: Path, tiny_checkpoint: Path, vade: Vade
+) -> None:
+    small = ("--set", f"model.name={tiny_checkpoint}", "--set", "train.max_pairs=20")
+    preset = vade("--json", "audit", "demo", *small).json
+    assert preset["supervision"]["pairs"] == 20
+    file, run = vade("--json", "audit", config).json, vade("--json", "audit", finished).json
+    assert file == run
+    assert file["base"] == tiny_checkpoint.name
+    assert file["cleaning"]["pairs_in"] == 120
+    assert file["supervision"]["prompt_tokens_in_labels"] == 0
+    assert sum(file["split"].values()) == file["cleaning"]["pairs_kept"]
+
+
+def test_audit_shows_as_many_examples_as_asked(config: Path, vade: Vade) -> None:
+    for count in (0, 2):
+        outcome = vade("audit", config, "--examples", count)
+        assert outcome.code == 0
+        assert outcome.out.count("one row") == count
+        assert ("<|im_start|>assistant" in outcome.out) == (count > 0)
+
+
+def test_init_writes_a_configuration_that_loads_and_shows_the_first_pair(
+    table: Path, tiny_checkpoint: Path, tmp_path: Path, vade: Vade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_checkpoint.parent)
+    out = tmp_path / "an [odd] place" / "mine.toml"
+    outcome = vade("init", table, "--model", tiny_checkpoint.name, "--out", out)
+    assert outcome.code == 0, outcome.err
+    assert f"\nWrote {out}. Next: vade run {out}\n" in outcome.out
+    assert outcome.out.count("one row") == 1
+    assert MARK in outcome.out
+    config = load_config(out)
+    assert config.corpus.source == str(table)
+    assert config.corpus.columns == {name: name for name in ("question", "answer", "focus", "qtype", "source")}
+    assert config.model.name == str(tiny_checkpoint)
+    before = out.read_bytes()
+    again = vade("init", table, "--model", tiny_checkpoint, "--out", out)
+    assert (again.code, out.read_bytes()) == (2, before)
+    assert "exists already" in again.err
+
+
+def test_an_init_that_fails_can_be_given_again(table: Path, tmp_path: Path, vade: Vade) -> None:
+    for _ in range(2):
+        outcome = vade("--offline", "init", table, "--model", "./gone", "--out", tmp_path / "mine.toml")
+        assert outcome.code == 2
+        assert "there is no such directory" in outcome.err
+    assert not (tmp_path / "mine.toml").exists()
+
+
+def test_doctor_says_what_will_be_used_and_why(vade: Vade) -> None:
+    found = vade("--json", "doctor").json
+    assert set(found) >= {"cpu", "cores", "memory_bytes", "device", "label", "dtype", "reason", "matmul_flops"}
+    assert found["dtype"] in ("float32", "bfloat16", "float16")
+    words = vade("doctor").words
+    assert "This machine" in words
+    assert f"in {found['dtype']}: " in words
+
+
+def texts(folder: Path) -> Iterator[str]:
+    for name in ("report.json", "report.md", "report.html", "adapter/README.md"):
+        yield (folder / name).read_text(encoding="utf-8")
+
+
+def test_a_public_report_holds_no_text_of_the_corpus(finished: Path, vade: Vade) -> None:
+    outcome = vade("--json", "report", finished)
+    assert outcome.code == 0
+    assert [MARK in text for text in texts(finished)] == [False, True, True, False]
+    public = vade("--json", "report", finished, "--public")
+    assert public.json == outcome.json
+    assert [MARK in text for text in texts(finished)] == [False] * 4
+    assert "<h1" in (finished / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_report_wants_a_finished_run(config: Path, tmp_path: Path, vade: Vade) -> None:
+    vade("run", config, "--out", tmp_path / "run", "--until", "prepare")
+    outcome = vade("report", tmp_path / "run")
+    assert outcome.code == 2
+    assert "has no score/base, score/few-shot, score/copy, score/tuned yet" in outcome.err
+
+
+def test_two_runs_are_compared_on_the_pairs_that_both_answered(
+    first: tuple[Path, Outcome], finished: Path, vade: Vade
+) -> None:
+    scores = (finished / "scores" / "copy.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (finished / "scores" / "tuned.jsonl").write_text("".join(scores[:-1]), encoding="utf-8")
+    outcome = vade("--json", "compare", first[0], finished)
+    assert outcome.code == 0, outcome.err
+    (row,) = [row for row in outcome.json["comparisons"] if row["metric"] == "rouge1"]
+    assert (row["baseline"], row["system"]) == ("A (first run)", "B (finished)")
+    assert row["difference"]["n"] == 11
+    assert row["difference"]["mean"] > 0
+    shown = vade("compare", first[0], finished).words
+    assert "B (finished) minus A (first run) in ROUGE-1 is ." in shown
+    same = vade("--json", "compare", first[0], first[0], "--system", "base").json
+    assert {row["difference"]["mean"] for row in same["comparisons"]} == {0}
+    assert {row["verdict"] for row in same["comparisons"]} == {"not shown"}
+
+
+def test_runs_that_cannot_be_compared_are_refused(first: tuple[Path, Outcome], finished: Path, vade: Vade) -> None:
+    outcome = vade("compare", first[0], finished, "--system", "oracle")
+    assert outcome.code == 2
+    assert "has no scores of 'oracle'" in outcome.err
+    (finished / "scores" / "tuned.jsonl").write_text("", encoding="utf-8")
+    assert "share no test pair" in vade("compare", first[0], finished).err

@@ -1,0 +1,106 @@
+"""How many steps a run gets: what was asked for, or what the budget leaves after answering."""
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vademecum.config import BudgetConfig, TrainConfig
+from vademecum.errors import ConfigError
+from vademecum.planning import AnswerRates, Rates, Workload, choose_steps
+from vademecum.planning.plan import MIN_STEPS, RESERVE_SHARE
+from vademecum.planning.timing import STARTUP_SECONDS
+
+ANSWERS = AnswerRates(prompt_tokens_per_second=500, step_seconds=0.1, rows=16)
+
+
+def rates(tokens_per_second: float = 100) -> Rates:
+    return Rates(train_tokens_per_second=tokens_per_second, answers={"plain": ANSWERS}, peak_memory_bytes=1)
+
+
+def workload(full_steps: int = 300, answering: float = 300, spent: float = 60) -> Workload:
+    """One step takes ten seconds at 100 tokens a second, one validation loss two."""
+    return Workload(
+        full_steps=full_steps,
+        tokens_per_step=1000,
+        validation_tokens=400,
+        answering={"predict/base": answering / 2, "predict/tuned": answering / 2},
+        spent_seconds=spent,
+    )
+
+
+def test_without_a_budget_all_epochs_are_trained() -> None:
+    steps = choose_steps(workload(), rates(), TrainConfig(), BudgetConfig())
+    assert (steps.optimizer_steps, steps.ended_by) == (300, "epochs")
+    assert (steps.warmup_steps, steps.eval_steps, steps.save_steps) == (9, 75, 30)
+    assert steps.train_seconds == STARTUP_SECONDS + 300 * 10 + 5 * 2
+
+
+def test_max_steps_stands_for_the_epochs() -> None:
+    for asked in (7, 1000):
+        steps = choose_steps(workload(), rates(), TrainConfig(max_steps=asked), BudgetConfig())
+        assert (steps.optimizer_steps, steps.ended_by) == (asked, "max_steps")
+
+
+def test_a_wide_budget_changes_nothing() -> None:
+    free = choose_steps(workload(), rates(), TrainConfig(), BudgetConfig())
+    assert choose_steps(workload(), rates(), TrainConfig(), BudgetConfig(minutes=600)) == free
+
+
+def test_a_narrow_budget_cuts_training_and_never_answering() -> None:
+    steps = choose_steps(workload(), rates(), TrainConfig(), BudgetConfig(minutes=30))
+    fixed = 60 + 300 + STARTUP_SECONDS + 5 * 2
+    assert steps.ended_by == "budget"
+    assert steps.optimizer_steps == int((30 * 60 * (1 - RESERVE_SHARE) - fixed) / 10)
+    asked = choose_steps(workload(), rates(), TrainConfig(max_steps=1000), BudgetConfig(minutes=30))
+    assert (asked.optimizer_steps, asked.ended_by) == (steps.optimizer_steps, "budget")
+
+
+def test_the_schedule_is_what_was_set_when_it_was_set() -> None:
+    train = TrainConfig(warmup_steps=0, eval_steps=40, save_steps=11)
+    steps = choose_steps(workload(), rates(), train, BudgetConfig(minutes=30))
+    assert (steps.warmup_steps, steps.eval_steps, steps.save_steps) == (0, 40, 11)
+
+
+@given(
+    minutes=st.floats(1, 600),
+    full_steps=st.integers(1, 5000),
+    tokens_per_second=st.floats(1, 1e5),
+    answering=st.floats(0, 1e4),
+    spent=st.floats(0, 1e3),
+)
+def test_what_is_planned_fits_the_budget_or_the_error_says_what_would(
+    minutes: float, full_steps: int, tokens_per_second: float, answering: float, spent: float
+) -> None:
+    work, measured = workload(full_steps, answering, spent), rates(tokens_per_second)
+    try:
+        steps = choose_steps(work, measured, TrainConfig(), BudgetConfig(minutes=minutes))
+    except ConfigError as error:
+        found = re.search(r"set budget\.minutes to (\d+) or more", error.hint)
+        assert found
+        steps = choose_steps(work, measured, TrainConfig(), BudgetConfig(minutes=int(found[1])))
+        assert steps.optimizer_steps >= min(MIN_STEPS, full_steps)
+        return
+    assert min(MIN_STEPS, full_steps) <= steps.optimizer_steps <= full_steps
+    assert 0 <= steps.warmup_steps <= steps.optimizer_steps
+    assert 1 <= steps.eval_steps <= steps.optimizer_steps
+    assert 1 <= steps.save_steps <= steps.optimizer_steps
+    assert spent + answering + steps.train_seconds <= minutes * 60
+
+
+def test_a_budget_that_answering_eats_is_refused_with_the_numbers() -> None:
+    with pytest.raises(ConfigError, match=r"budget\.minutes = 5 leaves no time to train") as caught:
+        choose_steps(workload(), rates(), TrainConfig(), BudgetConfig(minutes=5))
+    fixed = 60 + 300 + STARTUP_SECONDS + 5 * 2
+    enough = math.ceil((fixed + MIN_STEPS * 10) / (1 - RESERVE_SHARE) / 60)
+    assert f"{fixed / 60:.1f} minutes" in caught.value.message
+    assert "one optimizer step 10.0 seconds" in caught.value.message
+    assert f"budget.minutes to {enough} or more" in caught.value.hint
+
+
+def test_a_run_that_trains_nothing_is_planned_without_steps() -> None:
+    for budget in (BudgetConfig(), BudgetConfig(minutes=1)):
+        steps = choose_steps(workload(), rates(0), TrainConfig(), budget)
+        assert (steps.optimizer_steps, steps.train_seconds) == (0, 0)

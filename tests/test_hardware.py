@@ -1,0 +1,164 @@
+"""What this machine can do: number formats from measured rates, cores and memory as a container really gives them."""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+from vademecum import hardware as module
+from vademecum.hardware import Hardware, choose_dtype, probe_hardware
+
+GIB = 2**30
+
+
+def machine(**facts: object) -> Hardware:
+    told: dict[str, object] = {
+        "cpu": "Some CPU", "cores": 2, "instruction_sets": ("avx2",), "memory_bytes": 8 * GIB,
+        "memory_free_bytes": 4 * GIB, "device": "cpu", "device_name": "Some CPU", "device_memory_bytes": 8 * GIB,
+        "compute_capability": None, "matmul_flops": {},
+    }  # fmt: skip
+    return Hardware.model_validate(told | facts)
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that stands for the root of the file system: /proc and /sys are looked for in it."""
+    monkeypatch.setattr(module, "Path", lambda *parts: tmp_path.joinpath(*(str(part).lstrip("/") for part in parts)))
+    return tmp_path
+
+
+def write(root: Path, name: str, text: str) -> None:
+    file = root / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("rates", "dtype", "reason"),
+    [
+        ({"float32": 1e11, "bfloat16": 1e9}, "float32", "0.01 times"),  # AVX2 alone: bfloat16 is emulated
+        ({"float32": 1e11, "bfloat16": 1.1e11}, "float32", "1.10 times"),  # no gain worth its rounding
+        ({"float32": 1e11, "bfloat16": 2e11}, "bfloat16", "2.00 times"),  # AVX512-BF16 or AMX
+        ({}, "float32", "not been measured"),
+    ],
+)
+def test_a_cpu_goes_by_what_was_measured(rates: dict[str, float], dtype: str, reason: str) -> None:
+    chosen, why = choose_dtype(machine(matmul_flops=rates))
+    assert chosen == dtype
+    assert reason in why
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16"), (None, "float16")]
+)
+def test_a_cuda_device_goes_by_its_compute_capability(capability: tuple[int, int] | None, dtype: str) -> None:
+    chosen, why = choose_dtype(machine(device="cuda", device_name="NVIDIA T4", compute_capability=capability))
+    assert chosen == dtype
+    assert "compute capability" in why
+
+
+def test_the_device_that_was_configured_decides() -> None:
+    rates = {"float32": 1e11, "bfloat16": 1e9}
+    both = machine(device="cuda", device_name="NVIDIA A10G", compute_capability=(8, 6), matmul_flops=rates)
+    assert choose_dtype(both)[0] == "bfloat16"
+    assert choose_dtype(both, "cpu")[0] == "float32"
+    assert choose_dtype(machine(), "mps")[0] == "float32"
+
+
+def test_labels_are_short_and_without_spaces() -> None:
+    assert machine().label == "cpu-2core-avx2"
+    assert machine(cores=16, instruction_sets=("avx2", "avx512", "amx")).label == "cpu-16core-amx"
+    assert machine(instruction_sets=()).label == f"cpu-2core-{platform.machine()}"
+    assert machine(device="cuda", device_name="NVIDIA A10G 24GB").label == "cuda-a10g-24gb"
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 1), ("5000 100000", 1), ("9900000 100000", 8), ("", 8)],
+)
+def test_cores_are_those_of_the_affinity_and_the_quota(
+    system: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    write(system, "sys/fs/cgroup/cpu.max", quota)
+    assert module._usable_cores() == cores
+
+
+def test_cores_without_a_container(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(os, "cpu_count", lambda: 10)
+    assert module._usable_cores() == 10
+
+
+def test_memory_is_the_containers_where_that_is_less(system: Path) -> None:
+    assert probe_hardware().memory_bytes > 0
+    write(system, "sys/fs/cgroup/memory.max", f"{GIB}\n")
+    write(system, "sys/fs/cgroup/memory.current", f"{GIB // 4}\n")
+    limited = probe_hardware()
+    assert limited.memory_bytes == GIB
+    assert limited.memory_free_bytes <= GIB - GIB // 4
+    write(system, "sys/fs/cgroup/memory.current", f"{2 * GIB}\n")
+    assert probe_hardware().memory_free_bytes == 0
+
+
+def test_no_limit_is_no_number(system: Path) -> None:
+    free = probe_hardware().memory_bytes
+    write(system, "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")  # version 1's way to say none
+    assert probe_hardware().memory_bytes == free
+    write(system, "sys/fs/cgroup/memory.max", "max\n")
+    assert probe_hardware().memory_bytes == free
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name", "sets"),
+    [
+        (
+            "processor\t: 0\nmodel name\t: Fast 9000\nflags\t\t: fpu avx2 fma\n\nprocessor\t: 1\n",
+            "Fast 9000",
+            ("avx2",),
+        ),
+        (
+            "model name : Server\nflags : amx_bf16 avx2 avx512_bf16 avx512f\n",
+            "Server",
+            ("avx2", "avx512", "avx512bf16", "amx"),
+        ),
+        ("Features\t: fp asimd sve\nModel\t\t: Small Board\n", "Small Board", ("neon", "sve")),
+    ],
+)
+def test_the_processor_is_read_from_the_kernel(system: Path, cpuinfo: str, name: str, sets: tuple[str, ...]) -> None:
+    write(system, "proc/cpuinfo", cpuinfo)
+    assert module._cpu_name() == name
+    assert module._instruction_sets() == sets
+
+
+def test_a_processor_that_the_kernel_does_not_name(system: Path) -> None:
+    assert module._cpu_name() == (platform.processor() or platform.machine())
+    assert module._instruction_sets() == ()
+
+
+def test_rates_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+
+    def measure(dtype: str, device: str) -> float:
+        measured.append(dtype)
+        return 2e9
+
+    monkeypatch.setattr(module, "_matmul_flops", measure)
+    assert probe_hardware().matmul_flops == {}
+    first = probe_hardware(rates_cache=tmp_path)
+    count = len(measured)
+    assert set(first.matmul_flops) == set(measured) >= {"float32", "bfloat16"}
+    assert probe_hardware(rates_cache=tmp_path).matmul_flops == first.matmul_flops
+    assert len(measured) == count
+    (file,) = tmp_path.iterdir()
+    assert json.loads(file.read_text(encoding="utf-8")) == first.matmul_flops
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # another machine, as far as rates go
+    probe_hardware(rates_cache=tmp_path)
+    assert len(measured) == 2 * count
+
+
+def test_a_matrix_product_is_timed() -> None:
+    assert module._matmul_flops("float32", "cpu", seconds=0.01) > 0
