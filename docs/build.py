@@ -18,8 +18,8 @@ def configuration_page() -> str:
     lines = [
         "# Configuration",
         "",
-        "Made from the code by `make docs`. A file sets what differs from the defaults; `--set section.key=value` overrides",
-        "the file; `none` unsets. Unknown keys are refused.",
+        "Made from the code by `make docs`. A file sets what differs from the defaults; `--set section.key=value`",
+        "overrides the file; `none` unsets. Unknown keys are refused.",
         "",
         "| setting | default | meaning |",
         "|---|---|---|",
@@ -27,9 +27,7 @@ def configuration_page() -> str:
     for name, field in RunConfig.model_fields.items():
         section: Any = field.annotation
         if name == "seed":
-            lines.append(
-                f"| `seed` | `{field.default}` | Decides the split, the order of training, the subsets and the resampling. |"
-            )
+            lines.append(f"| `seed` | `{field.default}` | {field.description} |")
             continue
         for key, setting in section.model_fields.items():
             default = _shown(setting.default)

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from vademecum.testing import build_tiny_checkpoint, build_tinyllama_lookalike
+
+torch.set_num_threads(1)  # tiny tensors: a second thread would only be waited for
 
 
 @pytest.fixture(scope="session")

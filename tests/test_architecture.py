@@ -128,14 +128,10 @@ def heavy_imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
-        for name in names:
-            if name.partition(".")[0] in HEAVY:
-                yield name.partition(".")[0], node.lineno
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            libraries = {name.partition(".")[0] for name in names}
+            yield from ((library, node.lineno) for library in libraries & HEAVY)
         yield from heavy_imports(node)
 
 

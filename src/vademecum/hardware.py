@@ -50,11 +50,12 @@ class Hardware(Record):
         """A short name for result files, such as `cpu-2core-avx2`."""
         if self.device == "cuda":
             return "cuda-" + self.device_name.lower().replace("nvidia ", "").replace(" ", "-")
-        return f"{self.device}-{self.cores}core-{self.instruction_sets[-1] if self.instruction_sets else platform.machine()}"
+        kind = self.instruction_sets[-1] if self.instruction_sets else platform.machine()
+        return f"{self.device}-{self.cores}core-{kind}"
 
 
 def probe_hardware(*, rates_cache: Path | None = None) -> Hardware:
-    """Look at this machine; with `rates_cache`, a folder, also measure matrix products once and keep the result there."""
+    """Look at this machine; with the folder `rates_cache`, also time matrix products once and keep the rates there."""
     import psutil
     import torch
 

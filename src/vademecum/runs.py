@@ -3,7 +3,8 @@
 `manifest.json` has one entry per finished stage, written after the stage's files:
 
     {"train": {"inputs": {"pairs.jsonl": "…sha256", "config.train": "…"}, "outputs": {"adapter": "…"}, "seconds": 812.4,
-               "peak_memory_bytes": 1893000000, "versions": {"torch": "2.13.0"}, "seed": 0, "device": "cpu", "dtype": "float32"}}
+               "peak_memory_bytes": 1893000000, "versions": {"torch": "2.13.0"}, "seed": 0, "device": "cpu",
+               "dtype": "float32"}}
 """
 
 import fcntl

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -134,19 +133,28 @@ def test_doctor_says_what_will_be_used_and_why(vade: Vade) -> None:
     assert f"in {found['dtype']}: " in words
 
 
-def texts(folder: Path) -> Iterator[str]:
-    for name in ("report.json", "report.md", "report.html", "adapter/README.md"):
-        yield (folder / name).read_text(encoding="utf-8")
+def holds_corpus_text(folder: Path, *names: str) -> list[bool]:
+    return [MARK in (folder / name).read_text(encoding="utf-8") for name in names]
 
 
 def test_a_public_report_holds_no_text_of_the_corpus(finished: Path, vade: Vade) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert holds_corpus_text(finished, "report.md", "report.html") == [True, True]
+    outcome = vade("report", finished, "--public")
+    assert outcome.code == 0, outcome.err
+    assert f"Report: {finished / 'report-public.html'} " in outcome.out
+    open_to_all = ("report-public.md", "report-public.html", "report.json", "adapter/README.md")
+    assert holds_corpus_text(finished, *open_to_all) == [False] * 4
+    assert "tuned" in (finished / "report-public.html").read_text(encoding="utf-8")
+    kept = [path for path in before if path.name in ("report.md", "report.html", "adapter_model.safetensors")]
+    assert all(path.read_bytes() == before[path] for path in kept)
+
+
+def test_a_report_is_rendered_again(finished: Path, vade: Vade) -> None:
+    (finished / "report.html").unlink()
     outcome = vade("--json", "report", finished)
-    assert outcome.code == 0
-    assert [MARK in text for text in texts(finished)] == [False, True, True, False]
-    public = vade("--json", "report", finished, "--public")
-    assert public.json == outcome.json
-    assert [MARK in text for text in texts(finished)] == [False] * 4
-    assert "<h1" in (finished / "report.html").read_text(encoding="utf-8")
+    assert outcome.json == json.loads((finished / "report.json").read_text(encoding="utf-8"))
+    assert holds_corpus_text(finished, "report.html") == [True]
 
 
 def test_a_report_wants_a_finished_run(config: Path, tmp_path: Path, vade: Vade) -> None:
@@ -168,7 +176,7 @@ def test_two_runs_are_compared_on_the_pairs_that_both_answered(
     assert row["difference"]["n"] == 11
     assert row["difference"]["mean"] > 0
     shown = vade("compare", first[0], finished).words
-    assert "B (finished) minus A (first run) in ROUGE-1 is ." in shown
+    assert "B (finished) minus A (first run) in ROUGE-1 is 0." in shown
     same = vade("--json", "compare", first[0], first[0], "--system", "base").json
     assert {row["difference"]["mean"] for row in same["comparisons"]} == {0}
     assert {row["verdict"] for row in same["comparisons"]} == {"not shown"}

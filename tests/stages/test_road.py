@@ -46,7 +46,10 @@ STAGES = [
         "train", ("train.learning_rate",), ("pairs",), ("adapter",),
         copies("adapter", "pairs", lambda config: config.train.learning_rate), precious=True,
     ),
-    Stage("score/a", ("evaluate.level",), ("adapter",), ("scores",), copies("scores", "adapter", lambda config: config.evaluate.level)),
+    Stage(
+        "score/a", ("evaluate.level",), ("adapter",), ("scores",),
+        copies("scores", "adapter", lambda config: config.evaluate.level),
+    ),
 ]  # fmt: skip
 
 
@@ -112,7 +115,7 @@ def test_until_stops_there_and_unknown_stages_are_named(tmp_path: Path) -> None:
 
 
 def test_stage_that_fails_is_not_entered_and_is_run_again(tmp_path: Path) -> None:
-    broken = [STAGES[0], Stage("train", (), ("pairs",), ("adapter",), lambda road, folder: 1 / 0)]  # type: ignore[arg-type, return-value]
+    broken = [STAGES[0], Stage("train", (), ("pairs",), ("adapter",), lambda road, folder: 1 / 0)]  # type: ignore[arg-type]
     run = Run.create(tmp_path)
     with pytest.raises(ZeroDivisionError):
         walk(Road(run, load_config("demo"), Listener()), broken)

@@ -157,7 +157,9 @@ def doctor() -> None:
 @app.command()
 def report(
     folder: RunFolder,
-    public: Annotated[bool, typer.Option("--public", help="Leave out all text of the corpus.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Write report-public.html and .md, without any text of the corpus.")
+    ] = False,
 ) -> None:
     """Render a finished run's report again."""
     from vademecum.cli import screens
@@ -168,7 +170,8 @@ def report(
     place = Run.open(folder)
     render_again(place, load_config(folder / "config.json"), public=public)
     found = place.read_json("report.json")
-    _show(found, lambda: screens.show_verdict(found, folder))
+    page = "report-public.html" if public else "report.html"
+    _show(found, lambda: screens.show_verdict(found, folder, page))
 
 
 @app.command()

@@ -45,16 +45,10 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.2f} GB"
 
 
-def show_verdict(report: Mapping[str, Any], folder: Path) -> None:
+def show_verdict(report: Mapping[str, Any], folder: Path, page: str = "report.html") -> None:
     """The last screen of a run."""
     systems, level = report["systems"], report["config"]["evaluate"]["level"]
-    training = report["training"]
-    if training:
-        share = report["run"]["predicted_seconds"].get("train", 0.0)
-        console.print(
-            f"\nTrained on {report['supervision']['pairs']:,} pairs ({training['real_tokens']:,} tokens) in "
-            f"{minutes(report['run']['seconds']['train'])}; the plan had said {minutes(share)}."
-        )
+    _print_work(report)
     first = next(iter(systems.values()))
     table = Table(
         title=f"{first['n']} test pairs in {first['groups']} groups, means with {level:.0%} intervals",
@@ -73,7 +67,21 @@ def show_verdict(report: Mapping[str, Any], folder: Path) -> None:
     for row in rows:
         if row.metric == "rouge1":
             console.print(Text(f"{row.system} against {row.baseline}: {row.verdict}. {row.reason}"))
-    console.print(f"\nReport: {folder / 'report.html'}   {NOT_ADVICE}", soft_wrap=True)
+    console.print(f"\nReport: {folder / page}   {NOT_ADVICE}", soft_wrap=True)
+
+
+def _print_work(report: Mapping[str, Any]) -> None:
+    """What was trained on what, and how long it took against what was predicted."""
+    run, training = report["run"], report["training"]
+    console.print(f"\n{run['base']}; corpus: {Path(report['corpus']['source']).name}", soft_wrap=True)
+    if training:
+        console.print(
+            f"Trained {training['optimizer_steps']:,} steps, {training['examples']:,} examples from "
+            f"{report['supervision']['pairs']:,} train pairs, {training['real_tokens']:,} tokens, in "
+            f"{minutes(run['seconds']['train'])} (predicted {minutes(run['predicted_seconds']['train'])})."
+        )
+    spent, predicted = sum(run["seconds"].values()), sum(run["predicted_seconds"].values())
+    console.print(f"The whole run took {minutes(spent)} (predicted {minutes(predicted)}).\n")
 
 
 def _print_differences(rows: Sequence[Comparison]) -> None:

@@ -19,7 +19,7 @@ class CorpusConfig(Section):
     """Where the question-answer pairs come from, and which of them are kept."""
 
     source: str = "sample"
-    """`sample` (the bundled one), `medquad` (the archive on the web), or a path: a MedQuAD zip or folder, a CSV, JSONL or Parquet file."""
+    """`sample` (bundled), `medquad` (the archive on the web), or a path: MedQuAD zip or folder, CSV, JSONL, Parquet."""
     format: Literal["auto", "medquad", "csv", "jsonl", "parquet"] = "auto"
     """How to read `source`; `auto` goes by the name's ending and by what is inside."""
     columns: dict[str, str] = {}
@@ -40,7 +40,7 @@ class SplitConfig(Section):
     """How pairs are divided into train, validation and test."""
 
     strategy: Literal["grouped", "random"] = "grouped"
-    """`grouped`: pairs that share focus, document, question or a specific CUI stay together. `random`: stratified, pair by pair; it leaks."""
+    """`grouped`: pairs that share focus, document, question or specific CUI stay together. `random`: by pair; leaks."""
     train: Fraction = 0.8
     """Share of pairs for training."""
     validation: Fraction = 0.1
@@ -98,7 +98,7 @@ class LoraConfig(Section):
     lora_alpha: PositiveInt = 16
     """The update is scaled by lora_alpha / r."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the adapter's input. It copies that input for every layer: a quarter of the speed, a third of the memory."""
+    """Dropout on the adapter's input, copied for every layer: a quarter of the speed, a third of the memory."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Which layers: `all-linear` is every linear layer of attention and MLP, never the head."""
 
@@ -107,11 +107,11 @@ class TrainConfig(Section):
     """Training, in the words of TRL and transformers where they have one."""
 
     batching: Literal["grouped", "padded", "packed"] = "grouped"
-    """`grouped`: rows of like length, micro-batches filled to a token budget. `padded`: every row to max_length. `packed`: TRL's own packing."""
+    """`grouped`: rows of like length, up to a token budget. `padded`: all rows to max_length. `packed`: TRL's own."""
     max_length: Annotated[int, Field(ge=16)] = 512
     """Longest row in tokens, prompt and answer together."""
     overlong: Literal["cut", "drop", "split"] = "cut"
-    """What happens to an answer that does not fit: cut (then it has no end token), drop the pair, or split it into several rows. Always counted."""
+    """An answer that does not fit: cut it (then it has no end token), drop the pair, or split it. Always counted."""
     max_pairs: PositiveInt | None = None
     """Train on a random subset of this many pairs."""
     per_device_train_batch_size: PositiveInt = 8
@@ -171,7 +171,7 @@ class GenerateConfig(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample from the smallest set of tokens with this probability; needs a temperature."""
     no_repeat_ngram_size: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Never write the same n tokens twice in an answer; 0 is off; `auto` chooses among 0 and 6 on validation pairs, for all systems alike."""
+    """Never write the same n tokens twice in an answer; 0: off; `auto`: 0 or 6, one for all, by validation pairs."""
     validation_pairs: PositiveInt = 16
     """Validation pairs for that choice."""
     few_shot_k: PositiveInt = 2

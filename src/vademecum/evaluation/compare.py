@@ -237,10 +237,9 @@ def _count(number: int, thing: str) -> str:
 
 
 def _number(value: float) -> str:
-    """Three decimals without the leading zero, as ROUGE is written: .047, -.010, 1.000."""
-    return f"{value + 0.0:z.3f}".replace("0.", ".", 1) if abs(value) < 0.9995 else f"{value:.3f}"
+    """Three decimals, and no minus before a zero."""
+    return f"{value:z.3f}"
 
 
 def _p(value: float) -> str:
-    digits = f"{value:.3f}" if value >= 0.001 else f"{value:.4f}"
-    return digits.replace("0.", ".", 1) if value < 0.9995 else digits
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.4f}"

@@ -145,8 +145,8 @@ def answer_with(system: str) -> Callable[[Road, Path], None]:
         if system in ("copy", "few-shot"):
             road.observer.say(f"{system}: {scope(train, asked)}")
         if system == "copy":
-            answers = copy_answers(train, asked)
-            road.run.write_rows("predictions/copy.jsonl", sorted(answers, key=lambda answer: answer.id))
+            answers = sorted(copy_answers(train, asked), key=lambda answer: answer.id)
+            road.run.write_rows("predictions/copy.jsonl", answers)
             return
         base = Base.locate(road)
         decoding = Decoding.model_validate(road.run.read_json("decoding.json")["decoding"])
@@ -199,7 +199,7 @@ def decoding_stage(tuned: bool) -> Stage:
             "generate.validation_pairs",
             "generate.batch_size",
             "evaluate.use_stemmer",
-        ),  # fmt: skip
+        ),
         reads=("pairs.jsonl", "splits.jsonl", "plan.json", *(ADAPTER if tuned else ())),
         writes=("decoding.json",),
         work=choose_decoding,

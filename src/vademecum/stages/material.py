@@ -1,6 +1,7 @@
 """What several stages take from the run's files in the same way: pairs by split, subsets, the base model, prompts."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from vademecum.config import RunConfig
 from vademecum.files import digest_file
 from vademecum.generation import Prompt
 from vademecum.models import BaseModelFiles, load_base, load_tokenizer, locate_base
-from vademecum.prompts import build_messages, encode_prompt
+from vademecum.prompts import build_messages, encode_answer, encode_prompt
 from vademecum.records import Assignment, QAPair, Split
 from vademecum.stages.road import Road
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FINGERPRINT_BYTES = 1 << 16
+CANDIDATES = 8
+"""Nearest pairs that are looked at for each example of a few-shot prompt; overlong answers are passed over."""
 
 
 def subset(pairs: Sequence[QAPair], count: int | None, seed: int) -> list[QAPair]:
@@ -95,6 +98,13 @@ class Base:
         files = locate_base(road.config.model, offline=road.offline)
         return cls(files, load_tokenizer(files.path))
 
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens that prompt and answer may have together; None where the model's configuration names no limit."""
+        named = json.loads((self.files.path / "config.json").read_text(encoding="utf-8"))
+        limit = named.get("max_position_embeddings")
+        return int(limit) if limit is not None else None
+
     def load(self, road: Road, *, device: str, dtype: str) -> "PreTrainedModel":
         """The base model with its weights."""
         return load_base(self.files.path, road.config.model, dtype=dtype, device=device)
@@ -103,16 +113,31 @@ class Base:
 def prompts_for(
     system: str, pairs: Sequence[QAPair], train: Sequence[QAPair], base: Base, config: RunConfig
 ) -> list[Prompt]:
-    """One prompt per pair; for `few-shot` with the nearest train pairs of the same question type in it."""
+    """One prompt per pair; for `few-shot` with the nearest train pairs of the same question type in it.
+
+    Where the model's context does not hold all of them and an answer, the farthest are left out; `shown` tells.
+    """
     shown: list[list[QAPair]] = [[] for _ in pairs]
     if system == "few-shot":
-        # The nearest stands last, next to the question.
-        shown = [list(reversed(found)) for found in nearest(train, pairs, config.generate.few_shot_k)]
+        shown = _examples(pairs, train, base, config)
+    context = base.context_tokens
+    room = None if context is None else context - config.generate.max_new_tokens
+    return [_prompt(pair, examples, base, config, room) for pair, examples in zip(pairs, shown, strict=True)]
+
+
+def _examples(pairs: Sequence[QAPair], train: Sequence[QAPair], base: Base, config: RunConfig) -> list[list[QAPair]]:
+    """The nearest train pairs that show an answer of the length that is asked for: at most max_new_tokens."""
+    few, longest = config.generate.few_shot_k, config.generate.max_new_tokens
     return [
-        Prompt(
-            id=pair.id,
-            input_ids=encode_prompt(base.tokenizer, build_messages(pair.question, config.prompt, examples)),
-            shown=tuple(example.id for example in examples),
-        )
-        for pair, examples in zip(pairs, shown, strict=True)
+        [example for example in near if len(encode_answer(base.tokenizer, example.answer)) <= longest][:few]
+        for near in nearest(train, pairs, few * CANDIDATES)
     ]
+
+
+def _prompt(pair: QAPair, examples: Sequence[QAPair], base: Base, config: RunConfig, room: int | None) -> Prompt:
+    # The nearest stands last, next to the question.
+    messages = build_messages(pair.question, config.prompt, list(reversed(examples)))
+    ids = encode_prompt(base.tokenizer, messages)
+    if examples and room is not None and len(ids) > room:
+        return _prompt(pair, examples[:-1], base, config, room)
+    return Prompt(id=pair.id, input_ids=ids, shown=tuple(example.id for example in reversed(examples)))

@@ -3,6 +3,7 @@
 import platform
 import resource
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -25,16 +26,14 @@ def library_versions() -> dict[str, str]:
 
 
 class PeakMemory:
-    """The most memory held at one time inside the `with` block: the process's, or the CUDA device's where that is in use."""
+    """The most memory held at one time in the `with` block: the process's, or the CUDA device's if that is in use."""
 
     def __init__(self) -> None:
         self.peak_bytes = 0
 
     def __enter__(self) -> "PeakMemory":
-        try:
+        with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: forget the peak so far
-        except OSError:
-            pass
         if _cuda_in_use():
             import torch
 

@@ -1,4 +1,4 @@
-"""plan: pairs.jsonl, splits.jsonl → supervision.json (what will really be trained) and plan.json (what it will cost)."""
+"""plan: pairs.jsonl, splits.jsonl → supervision.json (what will really be trained), plan.json (what it will cost)."""
 
 import time
 from collections.abc import Sequence

@@ -150,7 +150,8 @@ def _protect(road: Road, stages: Sequence[Stage], stage: Stage, inputs: dict[str
     if not changed:  # its own files were lost or harmed: made anew from the same inputs they come out the same
         return
     raise StaleError(
-        f"{', '.join(changed)} changed since {stage.name} was finished, and {', '.join(endangered)} would be overwritten",
+        f"{', '.join(changed)} changed since {stage.name} was finished, "
+        f"and {', '.join(endangered)} would be overwritten",
         hint=f"give --force {endangered[0].partition('/')[0]} to make it anew, or --out another directory to keep both",
     )
 

@@ -1,4 +1,4 @@
-"""score/SYSTEM: predictions/SYSTEM.jsonl → scores/SYSTEM.jsonl. report: everything → report.json, .md, .html, the card."""
+"""score/SYSTEM: predictions/SYSTEM.jsonl → scores/SYSTEM.jsonl. report: everything → report.*, the card."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,7 +43,9 @@ def gather(run: Run, config: RunConfig) -> ReportMaterial:
     systems = config.generate.systems
     tuned = "tuned" in systems
     pairs = {pair.id: pair for pair in run.read_rows("pairs.jsonl", QAPair)}
-    predictions = {system: run.read_rows(f"predictions/{system}.jsonl", Prediction) for system in systems}
+    predictions: dict[str, list[Prediction]] = {
+        system: run.read_rows(f"predictions/{system}.jsonl", Prediction) for system in systems
+    }
     asked = {row.id for rows in predictions.values() for row in rows}
     plan = run.read_json("plan.json")
     entries = run.entries()
@@ -70,12 +72,16 @@ def gather(run: Run, config: RunConfig) -> ReportMaterial:
 
 
 def write_report(run: Run, config: RunConfig, *, public: bool = False) -> None:
-    """Write report.json, report.md, report.html and the adapter's card; `public` leaves out every corpus text."""
+    """Write report.json, report.md, report.html and the adapter's card.
+
+    With `public` the pages are report-public.md and report-public.html, without any text of the corpus.
+    """
     material = gather(run, config)
     report = build_report(material)
+    name = "report-public" if public else "report"
     run.write_json("report.json", report)
-    run.write_text("report.md", render_markdown(report, material, public=public))
-    run.write_text("report.html", render_html(report, material, public=public))
+    run.write_text(f"{name}.md", render_markdown(report, material, public=public))
+    run.write_text(f"{name}.html", render_html(report, material, public=public))
     if material.training is not None:
         run.write_text("adapter/README.md", render_card(report, material))
 
@@ -97,7 +103,7 @@ def report_stage(systems: Sequence[str]) -> Stage:
             *((*ADAPTER, "training.json", "training.jsonl") if tuned else ()),
             *(f"predictions/{system}.jsonl" for system in systems),
             *(f"scores/{system}.jsonl" for system in systems),
-        ),  # fmt: skip
+        ),
         writes=("report.json", "report.md", "report.html"),
         work=lambda road, _: write_report(road.run, road.config),
     )
