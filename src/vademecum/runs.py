@@ -116,7 +116,7 @@ class Run:
         """
         try:
             return json.loads(self.file(name).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:  # not JSON, or not UTF-8
             raise self._damaged(name, str(error)) from None
 
     def write_json(self, name: str, value: Any) -> None:  # noqa: ANN401
@@ -185,7 +185,10 @@ class Run:
         """All finished stages, by name."""
         if not self.file("manifest.json").is_file():
             return {}
-        return {name: Entry.model_validate(entry) for name, entry in self.read_json("manifest.json").items()}
+        try:
+            return {name: Entry.model_validate(entry) for name, entry in self.read_json("manifest.json").items()}
+        except ValidationError as error:
+            raise self._damaged("manifest.json", str(error)) from None
 
     def is_current(self, stage: str, inputs: dict[str, str]) -> bool:
         """Whether a stage was finished from just these inputs and its outputs are unharmed."""

@@ -83,7 +83,7 @@ class ModelConfig(Section):
     revision: str = "main"
     """The hub's branch, tag or commit."""
     quantization: Literal["none", "int8", "nf4"] = "none"
-    """Load the frozen weights in 8 or 4 bits (bitsandbytes). Saves memory; on a CPU it costs 10-100x in time."""
+    """Train on frozen weights in 8 or 4 bits: saves memory; 10-100x slower on a CPU. Answers are written with all bits."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the frozen weights and the computation; `auto` measures which one is fast here."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -175,7 +175,7 @@ class GenerateConfig(Section):
     validation_pairs: PositiveInt = 16
     """Validation pairs for that choice."""
     few_shot_k: PositiveInt = 2
-    """Train pairs shown in the prompt of `few-shot`."""
+    """Train pairs shown in the prompt of `few-shot`: the nearest whose answer has at most max_new_tokens."""
     batch_size: PositiveInt = 16
     """Answers written at a time."""
 

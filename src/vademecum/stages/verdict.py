@@ -1,5 +1,6 @@
 """score/SYSTEM: predictions/SYSTEM.jsonl → scores/SYSTEM.jsonl. report: everything → report.*, the card."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def gather(run: Run, config: RunConfig) -> ReportMaterial:
         name=run.name,
         config=config,
         config_digest=digest_value(config.model_dump(mode="json")),
-        command=f"vade run runs/{run.name}/config.json --out runs/{run.name}-again",
+        command=shlex.join(["vade", "run", f"runs/{run.name}/config.json", "--out", f"runs/{run.name}-again"]),
         base=plan["base"],
         stages={name: entry.model_dump() for name, entry in entries.items()},
         cleaning=run.read_json("cleaning.json"),
@@ -144,9 +145,12 @@ def compare_runs(baseline: Run, run: Run, system: str) -> list[Comparison]:
             f"{baseline.path} and {run.path} share no test pair",
             hint="compare runs with the same corpus, split and seed",
         )
-    scores = {
-        name: [row for row in place.read_rows(f"scores/{system}.jsonl", Score) if row.id in shared]
-        for name, place in zip(names, (baseline, run), strict=True)
-    }
+    before, after = (
+        [row for row in place.read_rows(f"scores/{system}.jsonl", Score) if row.id in shared]
+        for place in (baseline, run)
+    )
+    # Another cleaning or grouping rule names groups differently: both sides go by the baseline's.
+    groups = {row.id: row.group for row in before}
+    scores = {names[0]: before, names[1]: [row.model_copy(update={"group": groups[row.id]}) for row in after]}
     config = load_config(run.file("config.json"))
     return compare(scores, config.evaluate, config.seed)
