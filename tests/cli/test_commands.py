@@ -182,6 +182,18 @@ def test_two_runs_are_compared_on_the_pairs_that_both_answered(
     assert {row["verdict"] for row in same["comparisons"]} == {"not shown"}
 
 
+def test_runs_that_group_their_pairs_differently_go_by_the_baselines_groups(
+    first: tuple[Path, Outcome], finished: Path, vade: Vade
+) -> None:
+    file = finished / "scores" / "tuned.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    file.write_text("".join(json.dumps({**row, "group": "all"}) + "\n" for row in rows), encoding="utf-8")
+    forward = vade("--json", "compare", first[0], finished).json["comparisons"][0]["difference"]
+    backward = vade("--json", "compare", finished, first[0]).json["comparisons"][0]["difference"]
+    assert forward["groups"] > 1
+    assert backward["groups"] == 1
+
+
 def test_runs_that_cannot_be_compared_are_refused(first: tuple[Path, Outcome], finished: Path, vade: Vade) -> None:
     outcome = vade("compare", first[0], finished, "--system", "oracle")
     assert outcome.code == 2

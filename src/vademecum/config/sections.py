@@ -83,7 +83,7 @@ class ModelConfig(Section):
     revision: str = "main"
     """The hub's branch, tag or commit."""
     quantization: Literal["none", "int8", "nf4"] = "none"
-    """Train on frozen weights in 8 or 4 bits: saves memory; 10-100x slower on a CPU. Answers are written with all bits."""
+    """Train on frozen weights in 8 or 4 bits: saves memory, 10-100x slower on a CPU. Answers use full weights."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the frozen weights and the computation; `auto` measures which one is fast here."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
