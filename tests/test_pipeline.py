@@ -97,6 +97,8 @@ def test_nothing_is_lost_between_the_stages(finished: Path) -> None:
     rows = [json.loads(line) for line in (finished / "training.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert sum(row["real_tokens"] for row in rows) == report["training"]["real_tokens"]
+    plan = json.loads((finished / "plan.json").read_text(encoding="utf-8"))
+    assert plan["real_tokens"] == report["training"]["real_tokens"]
     assert not (finished / "work" / "train").exists()
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vademecum.config import BudgetConfig, TrainConfig
 from vademecum.errors import ConfigError
-from vademecum.planning import AnswerRates, Rates, Workload, choose_steps
+from vademecum.planning import AnswerRates, Rates, Workload, check_memory, choose_steps
 from vademecum.planning.plan import MIN_STEPS, RESERVE_SHARE
 from vademecum.planning.timing import STARTUP_SECONDS
 
@@ -104,3 +104,12 @@ def test_a_run_that_trains_nothing_is_planned_without_steps() -> None:
     for budget in (BudgetConfig(), BudgetConfig(minutes=1)):
         steps = choose_steps(workload(), rates(0), TrainConfig(), budget)
         assert (steps.optimizer_steps, steps.train_seconds) == (0, 0)
+
+
+def test_more_memory_than_the_budget_is_refused_with_what_would_take_less() -> None:
+    probed = rates().model_copy(update={"peak_memory_bytes": 4_100_000_000})
+    check_memory(probed, BudgetConfig())
+    check_memory(probed, BudgetConfig(memory_gb=4.2))
+    with pytest.raises(ConfigError, match=r"4\.10 GB, more than budget\.memory_gb = 4") as caught:
+        check_memory(probed, BudgetConfig(memory_gb=4))
+    assert "per_device_train_batch_size" in caught.value.hint

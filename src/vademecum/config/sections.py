@@ -154,7 +154,7 @@ class BudgetConfig(Section):
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Minutes for the whole run; the plan gives training what answering leaves. Unset: train for num_train_epochs."""
     memory_gb: Annotated[float, Field(gt=0)] | None = None
-    """Memory that the run may use, in 1e9 bytes; unset: what is free."""
+    """Refuse the run, before training, when its probe takes more memory than this, in 1e9 bytes."""
 
 
 class GenerateConfig(Section):

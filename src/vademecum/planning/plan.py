@@ -110,3 +110,19 @@ def choose_steps(work: Workload, rates: Rates, train: TrainConfig, budget: Budge
         save_steps=train.save_steps or max(1, math.ceil(steps / 10)),
         train_seconds=STARTUP_SECONDS + steps * step_seconds + evaluations * evaluation_seconds,
     )
+
+
+def check_memory(rates: Rates, budget: BudgetConfig) -> None:
+    """Refuse, before training, what took more memory in the probe than the budget allows.
+
+    The probe trains in the largest shape of the corpus. Of answers it writes only the beginning; their cache grows on.
+
+    Raises:
+        ConfigError: it does not fit; says what would take less.
+    """
+    if budget.memory_gb is not None and rates.peak_memory_bytes > budget.memory_gb * 1e9:
+        raise ConfigError(
+            f"the probe took {rates.peak_memory_bytes / 1e9:.2f} GB, more than budget.memory_gb = {budget.memory_gb:g}",
+            hint="halve train.per_device_train_batch_size and double train.gradient_accumulation_steps, lower "
+            "generate.batch_size or train.max_length, set train.gradient_checkpointing, or take a smaller base",
+        )

@@ -10,7 +10,7 @@ from vademecum.config import RunConfig
 from vademecum.generation import Prompt, chunks, probe_generation
 from vademecum.hardware import Device, Hardware, choose_dtype, probe_hardware
 from vademecum.models import attach_adapter
-from vademecum.planning import AnswerRates, Plan, Rates, Workload, answering_seconds, choose_steps
+from vademecum.planning import AnswerRates, Plan, Rates, Workload, answering_seconds, check_memory, choose_steps
 from vademecum.sources import cache_folder
 from vademecum.stages.answer import REPETITION_CONTROLS, decoding_for
 from vademecum.stages.material import Base, Pairs, model_digest, prompts_for, subset
@@ -58,12 +58,12 @@ def make_plan(road: Road, _: Path) -> None:
     device, dtype, reason = _number_format(config, hardware)
     road.observer.say(f"{device}, {dtype}: {reason}")
     rates = _probe(road, situation, base.load(road, device=device, dtype=dtype), dtype, device)
+    check_memory(rates, config.budget)
     spent = road.run.entries()["prepare"].seconds + time.monotonic() - started
     answering = _answering(situation, rates)
-    tokens = sum(example.length for example in situation.examples)
     work = Workload(
         full_steps=situation.layout.steps,
-        tokens_per_step=tokens * config.train.num_train_epochs / situation.layout.steps,
+        tokens_per_step=situation.layout.real_tokens / situation.layout.steps,
         validation_tokens=sum(example.length for example in situation.validation),
         answering=answering,
         spent_seconds=spent,
