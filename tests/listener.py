@@ -28,7 +28,7 @@ class Listener:
         self.said.append(text)
 
 
-def go(folder: Path, config: RunConfig, *, force: Iterable[str] = ()) -> Listener:
+def go(folder: Path, config: RunConfig, *, until: str | None = None, force: Iterable[str] = ()) -> Listener:
     listener = Listener()
-    run_road(Road(Run.create(folder), config, listener), force=force)
+    run_road(Road(Run.create(folder), config, listener), until=until, force=force)
     return listener

@@ -11,6 +11,7 @@ import torch
 from tests.listener import Listener, go
 
 from vademecum.config import ModelConfig, RunConfig, load_config
+from vademecum.errors import ConfigError, RunError
 from vademecum.models import is_quantized, load_adapter, load_base
 from vademecum.runs import Run
 from vademecum.stages import Road
@@ -146,3 +147,36 @@ def test_systems_without_training_need_no_adapter(tmp_path: Path, corpus: Path, 
     assert report["training"] is None
     assert set(report["systems"]) == {"base", "copy"}
     assert not (tmp_path / "run" / "adapter").exists()
+    # Asked for afterwards, training gets a plan of its own.
+    go(tmp_path / "run", paper_config(corpus, tinyllama_lookalike), force=["decoding"])
+    report = read_report(tmp_path / "run")
+    assert report["training"]["optimizer_steps"] == report["plan"]["optimizer_steps"] > 0
+
+
+def test_another_base_under_the_same_name_is_refused(tmp_path: Path, corpus: Path, tinyllama_lookalike: Path) -> None:
+    config = paper_config(corpus, tinyllama_lookalike)
+    go(tmp_path / "run", config, until="plan")
+    plan = tmp_path / "run" / "plan.json"
+    run = Run.open(tmp_path / "run")
+    run.write_json("plan.json", {**json.loads(plan.read_text(encoding="utf-8")), "base_digest": "another"})
+    entry = run.entries()["plan"]
+    run.complete("plan", entry.model_copy(update={"outputs": {**entry.outputs, "plan.json": run.digest("plan.json")}}))
+    with pytest.raises(RunError, match="another one than when the run was planned"):
+        go(tmp_path / "run", config)
+
+
+@pytest.mark.parametrize(
+    ("setting", "found"),
+    [
+        ("train.optim=adamw", "'adamw' is no optimizer"),
+        ('train.report_to=["trackio"]', "'trackio', which is not installed"),
+        ("model.device=cuda", "'cuda' is not on this machine"),
+    ],
+)
+def test_what_would_fail_after_minutes_is_refused_before(
+    tmp_path: Path, corpus: Path, tinyllama_lookalike: Path, setting: str, found: str
+) -> None:
+    if "cuda" in setting and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(ConfigError, match=found):
+        go(tmp_path / "run", paper_config(corpus, tinyllama_lookalike, setting), until="plan")

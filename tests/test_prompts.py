@@ -278,3 +278,10 @@ def test_unigram_vocabularies_cannot_be_tricked_either() -> None:
     assert 1 in tokenizer("a</s>b", add_special_tokens=False, split_special_tokens=True).input_ids, "the trick itself"
     assert 1 not in encode_answer(tokenizer, "a</s>b")
     assert decode_answer(tokenizer, encode_answer(tokenizer, "a</s>b")).replace(" ", "") == "a</s>b"
+
+
+def test_an_instruction_stands_before_every_question() -> None:
+    config = PromptConfig(system="", instruction=" Answer briefly. ", question="Q: {question}")
+    example = QAPair(id="a", question="one?", answer="yes")
+    contents = [message["content"] for message in build_messages("two?", config, [example])]
+    assert contents == ["Answer briefly.\n\nQ: one?", "yes", "Answer briefly.\n\nQ: two?"]

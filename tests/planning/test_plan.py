@@ -113,3 +113,11 @@ def test_more_memory_than_the_budget_is_refused_with_what_would_take_less() -> N
     with pytest.raises(ConfigError, match=r"4\.10 GB, more than budget\.memory_gb = 4") as caught:
         check_memory(probed, BudgetConfig(memory_gb=4))
     assert "per_device_train_batch_size" in caught.value.hint
+
+
+def test_configured_warmup_shrinks_with_the_steps_that_the_budget_cuts() -> None:
+    train = TrainConfig(warmup_steps=100)
+    assert choose_steps(workload(), rates(), train, BudgetConfig()).warmup_steps == 100
+    cut = choose_steps(workload(), rates(), train, BudgetConfig(minutes=30))
+    assert cut.ended_by == "budget"
+    assert cut.warmup_steps == round(100 * cut.optimizer_steps / 300) < 100

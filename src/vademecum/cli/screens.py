@@ -1,5 +1,6 @@
 """What the commands show, as tables and plain sentences."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 METRIC_NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 NOT_ADVICE = "A research result, not medical advice."
 
-console = Console(highlight=False, markup=False, emoji=False)  # brackets and colons in a path are part of its name
+PIPED_WIDTH = 140
+"""Columns when nobody's terminal says how wide it is: the verdict's table stays on one line per system."""
+
+# Brackets and colons in a path are part of its name.
+console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 @contextmanager
@@ -151,8 +156,9 @@ def _print_examples(audit: "TrainingAudit") -> None:
     for pieces in audit.examples:
         text = Text()
         for piece, trained in pieces:
-            text.append(piece, style="bold green" if trained else "dim")
-        console.rule("one row: trained tokens in colour" if console.is_terminal else "one row")
+            marked = piece if console.is_terminal or not trained else f"⟦{piece}⟧"
+            text.append(marked, style="bold green" if trained else "dim")
+        console.rule("one row: trained tokens in colour" if console.is_terminal else "one row: trained tokens in ⟦ ⟧")
         console.print(text)
 
 

@@ -65,6 +65,8 @@ class PromptConfig(Section):
 
     system: str = "You answer medical questions for the public in plain, accurate language."
     """The system message; empty for none."""
+    instruction: str = ""
+    """A line before every question, such as `Answer in three sentences.`; empty for none."""
     question: str = "{question}"
     """How a question is put; `{question}` stands for its text."""
 
@@ -129,7 +131,7 @@ class TrainConfig(Section):
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     """The course of the learning rate after warmup."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    """Optimizer steps from zero to the peak; unset: three per cent of the steps."""
+    """Optimizer steps to the peak; unset: 3 % of the steps. Kept in proportion when the budget cuts the steps."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled decay."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0

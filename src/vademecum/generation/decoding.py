@@ -171,7 +171,9 @@ def _choose(logits: "Tensor", decoding: Decoding, draws: "Tensor") -> "Tensor":
         )
     if decoding.temperature == 0:
         return logits.argmax(dim=-1)
-    likelihood, order = (logits.double() / decoding.temperature).softmax(dim=-1).sort(descending=True, stable=True)
+    likelihood, order = (
+        (logits.cpu().double() / decoding.temperature).softmax(dim=-1).sort(descending=True, stable=True)
+    )
     total = likelihood.cumsum(dim=-1)
     nucleus = (total - likelihood < decoding.top_p).sum(dim=-1, keepdim=True)
     mass = total.gather(-1, nucleus - 1)

@@ -100,12 +100,15 @@ def choose_steps(work: Workload, rates: Rates, train: TrainConfig, budget: Budge
             )
         if affordable < wanted:
             steps, ended_by = affordable, "budget"
+    warmup_steps = round(steps * WARMUP_SHARE) if train.warmup_steps is None else train.warmup_steps
+    if ended_by == "budget" and train.warmup_steps is not None:
+        warmup_steps = round(train.warmup_steps * steps / wanted)  # else it might never end
     eval_steps = train.eval_steps or max(1, math.ceil(steps / 4))
     evaluations = 1 + math.ceil(steps / eval_steps)
     return Steps(
         optimizer_steps=steps,
         ended_by=ended_by,
-        warmup_steps=round(steps * WARMUP_SHARE) if train.warmup_steps is None else train.warmup_steps,
+        warmup_steps=warmup_steps,
         eval_steps=eval_steps,
         save_steps=train.save_steps or max(1, math.ceil(steps / 10)),
         train_seconds=STARTUP_SECONDS + steps * step_seconds + evaluations * evaluation_seconds,

@@ -19,16 +19,17 @@ def build_report(material: ReportMaterial) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "run": _run(material),
-        "config": config.model_dump(mode="json"),
+        "config": _config(material),
         "corpus": {
-            key: material.cleaning[key] for key in ("source", "pairs_in", "pairs_kept", "rules", "missing_fields")
+            **{key: material.cleaning[key] for key in ("pairs_in", "pairs_kept", "rules", "missing_fields")},
+            "source": file_name(material.cleaning["source"]),
         },
         "split": dict(material.leakage),
         "supervision": dict(material.supervision),
         "plan": {key: material.plan[key] for key in ("optimizer_steps", "full_steps", "ended_by", "rates")},
         "training": _training(material),
         "decoding": dict(material.decoding),
-        "systems": {name: summarise(rows, evaluate, seed) for name, rows in material.scores.items()},
+        "systems": {name: _system(name, material) for name in material.scores},
         "comparisons": [row.model_dump(mode="json") for row in compare(material.scores, evaluate, seed)],
         "slices": {
             field: slices(material.scores, material.pairs, field, evaluate, seed) for field in ("source", "qtype")
@@ -42,9 +43,25 @@ def build_report(material: ReportMaterial) -> dict[str, Any]:
     }
 
 
+def _config(material: ReportMaterial) -> dict[str, Any]:
+    """The configuration, with the last part alone of what lies on this disk."""
+    tree = material.config.model_dump(mode="json")
+    tree["corpus"]["source"] = file_name(tree["corpus"]["source"])
+    if material.base == LOCAL:
+        tree["model"]["name"] = file_name(tree["model"]["name"])
+    return tree
+
+
+def _system(name: str, material: ReportMaterial) -> dict[str, Any]:
+    found = summarise(material.scores[name], material.config.evaluate, material.config.seed)
+    if name == "few-shot":
+        found["examples_shown"] = fmean(len(row.shown) for row in material.predictions[name])
+    return found
+
+
 def _run(material: ReportMaterial) -> dict[str, Any]:
     entries = material.stages
-    latest = max(entries, key=lambda name: len(entries[name]["versions"]))
+    main_stage = "train" if "train" in entries else "plan"
     return {
         "name": material.name,
         "config_digest": material.config_digest,
@@ -54,7 +71,7 @@ def _run(material: ReportMaterial) -> dict[str, Any]:
         "base_is_local": material.base == LOCAL,
         "base_digest": material.plan["base_digest"],
         "seed": material.config.seed,
-        "versions": dict(entries[latest]["versions"]),
+        "versions": dict(entries[main_stage]["versions"]),
         "device": material.plan["device"],
         "dtype": material.plan["dtype"],
         "dtype_reason": material.plan["dtype_reason"],

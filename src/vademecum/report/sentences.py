@@ -129,4 +129,5 @@ def _own_limits(report: Mapping[str, Any], material: ReportMaterial) -> Iterator
     if "qtype" in report["corpus"]["missing_fields"] and {"copy", "few-shot"} & report["systems"].keys():
         yield "The corpus has no question types: copy and few-shot looked in all of train for the nearest question."
     if material.config.model.quantization != "none":
-        yield f"The base model was held in {material.config.model.quantization}; unquantized it may answer otherwise."
+        held = material.config.model.quantization
+        yield f"The adapter was trained on {held} weights; all systems answered unquantized."

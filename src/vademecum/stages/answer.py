@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from vademecum.baselines import copy_answers, scope
-from vademecum.config import RunConfig
+from vademecum.config import EvaluateConfig, RunConfig
 from vademecum.errors import RunError
 from vademecum.evaluation import METRICS, score
 from vademecum.files import write_whole
@@ -71,6 +71,11 @@ def decoding_for(config: RunConfig, no_repeat_ngram_size: int) -> Decoding:
     )
 
 
+def tried_systems(config: RunConfig) -> list[str]:
+    """The systems whose validation answers choose the decoding."""
+    return [name for name in ("base", "tuned") if name in config.generate.systems] or ["base"]
+
+
 def choose_decoding(road: Road, folder: Path) -> None:
     """Answer validation pairs with each repetition control; keep the one with the best mean ROUGE over the systems."""
     config, run = road.config, road.run
@@ -80,7 +85,7 @@ def choose_decoding(road: Road, folder: Path) -> None:
         return
     pairs, base = Pairs.read(road), Base.locate(road)
     asked = subset(pairs.of("validation"), config.generate.validation_pairs, config.seed)
-    systems = [name for name in ("base", "tuned") if name in config.generate.systems] or ["base"]
+    systems = tried_systems(config)
     prompts = prompts_for("base", asked, [], base, config)
     scores: dict[int, list[float]] = {size: [] for size in REPETITION_CONTROLS}
     total = len(systems) * len(REPETITION_CONTROLS)
@@ -91,7 +96,7 @@ def choose_decoding(road: Road, folder: Path) -> None:
             place = folder / f"{system}-{size}"
             sink = ChunkFiles(place, len(chunks(prompts, decoding)))
             generate(model, base.tokenizer, prompts, decoding, sink)
-            scores[size].append(_mean_rouge(sink.read(), asked, pairs, config))
+            scores[size].append(_mean_rouge(sink.read(), asked, pairs))
             road.observer.progress(sum(map(len, scores.values())), total, "trials")
     best = max(REPETITION_CONTROLS, key=lambda size: fmean(scores[size]))
     run.write_json(
@@ -107,8 +112,9 @@ def choose_decoding(road: Road, folder: Path) -> None:
     )
 
 
-def _mean_rouge(predictions: Sequence[Prediction], asked: Sequence[QAPair], pairs: Pairs, config: RunConfig) -> float:
-    rows = score(predictions, {pair.id: pair for pair in asked}, pairs.groups, config.evaluate)
+def _mean_rouge(predictions: Sequence[Prediction], asked: Sequence[QAPair], pairs: Pairs) -> float:
+    # With the default settings: scoring the verdict in another way must not make answers anew.
+    rows = score(predictions, {pair.id: pair for pair in asked}, pairs.groups, EvaluateConfig())
     return fmean(fmean(row.metrics[metric] for metric in METRICS) for row in rows)
 
 
@@ -122,6 +128,7 @@ def _load(road: Road, base: Base, system: str) -> "PreTrainedModel":
         RunError: the adapter does not change a single logit, so that scoring it would be scoring the base.
     """
     plan = road.run.read_record("plan.json", Plan)
+    base.check(plan)
     unquantized = road.config.model.model_copy(update={"quantization": "none"})
     model = load_base(base.files.path, unquantized, dtype=plan.dtype, device=plan.device)
     if system != "tuned":
@@ -151,6 +158,9 @@ def answer_with(system: str) -> Callable[[Road, Path], None]:
         base = Base.locate(road)
         decoding = Decoding.model_validate(road.run.read_json("decoding.json")["decoding"])
         prompts = prompts_for(system, asked, train, base, config)
+        bare = sum(not prompt.shown for prompt in prompts)
+        if system == "few-shot" and bare:
+            road.observer.say(f"few-shot: {bare} of {len(prompts)} prompts have no example that fits")
         sink = ChunkFiles(
             folder,
             len(chunks(prompts, decoding)),
@@ -198,10 +208,9 @@ def decoding_stage(tuned: bool) -> Stage:
             "generate.no_repeat_ngram_size",
             "generate.validation_pairs",
             "generate.batch_size",
-            "evaluate.use_stemmer",
         ),
         reads=("pairs.jsonl", "splits.jsonl", "plan.json", *(ADAPTER if tuned else ())),
         writes=("decoding.json",),
         work=choose_decoding,
-        outside=model_digest,
+        outside=lambda road: {**model_digest(road), "tried": " ".join(tried_systems(road.config))},
     )

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from vademecum.baselines import nearest
 from vademecum.config import RunConfig
+from vademecum.errors import RunError
 from vademecum.files import digest_file
 from vademecum.generation import Prompt
 from vademecum.models import BaseModelFiles, load_base, load_tokenizer, locate_base
+from vademecum.planning import Plan
 from vademecum.prompts import build_messages, encode_answer, encode_prompt
 from vademecum.records import Assignment, QAPair, Split
 from vademecum.stages.road import Road
@@ -38,13 +40,14 @@ def subset(pairs: Sequence[QAPair], count: int | None, seed: int) -> list[QAPair
 
 
 def model_digest(road: Road) -> dict[str, str]:
-    """Notices that a local base model was exchanged; a named one is pinned by name, revision and digest."""
-    folder = Path(road.config.model.name)
+    """Notices that a local base model was exchanged. Others go by name and revision, and `Base.check` sees a change."""
+    folder = Path(road.config.model.name).expanduser()
     if not folder.is_dir():
         return {}
     sha = hashlib.sha256()
-    for file in sorted(folder.glob("*.json")):
-        sha.update(f"{file.name} {digest_file(file)}\n".encode())
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".json", ".jinja", ".model", ".txt"):
+            sha.update(f"{file.name} {digest_file(file)}\n".encode())
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as handle:  # gigabytes: the size, the header and the end tell another model apart
             size = file.stat().st_size
@@ -97,6 +100,18 @@ class Base:
         """Find or fetch the base model and load its tokenizer."""
         files = locate_base(road.config.model, offline=road.offline)
         return cls(files, load_tokenizer(files.path))
+
+    def check(self, plan: Plan) -> None:
+        """Refuse another base model than the one that was planned with.
+
+        Raises:
+            RunError: its weights or configuration have changed, such as a hub's branch that moved on.
+        """
+        if self.files.digest != plan.base_digest:
+            raise RunError(
+                f"the base model {self.files.name} is another one than when the run was planned",
+                hint="pin model.revision to a commit, and give --force plan to begin anew with the present one",
+            )
 
     @property
     def context_tokens(self) -> int | None:

@@ -10,7 +10,7 @@ from types import TracebackType
 
 LIBRARIES = (
     "vademecum", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers",
-    "rouge-score", "bm25s", "scikit-learn", "numpy",
+    "rouge-score", "bm25s", "scipy", "numpy",
 )  # fmt: skip
 
 

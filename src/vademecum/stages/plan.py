@@ -1,5 +1,7 @@
 """plan: pairs.jsonl, splits.jsonl → supervision.json (what will really be trained), plan.json (what it will cost)."""
 
+import difflib
+import importlib.util
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vademecum.config import RunConfig
+from vademecum.errors import ConfigError
 from vademecum.generation import Prompt, chunks, probe_generation
 from vademecum.hardware import Device, Hardware, choose_dtype, probe_hardware
 from vademecum.models import attach_adapter
 from vademecum.planning import AnswerRates, Plan, Rates, Workload, answering_seconds, check_memory, choose_steps
 from vademecum.sources import cache_folder
-from vademecum.stages.answer import REPETITION_CONTROLS, decoding_for
+from vademecum.stages.answer import REPETITION_CONTROLS, decoding_for, tried_systems
 from vademecum.stages.material import Base, Pairs, model_digest, prompts_for, subset
 from vademecum.stages.measuring import peak_memory_bytes
 from vademecum.stages.road import Road, Stage
@@ -45,15 +48,18 @@ class Situation:
     examples: list[Example]
     validation: list[Example]
     layout: Layout
+    full_steps: int
+    """Optimizer steps of all epochs, whatever train.max_steps says."""
     prompts: dict[str, list[Prompt]]
     """Per system that the model answers; the validation pairs' under `decoding`."""
 
 
 def make_plan(road: Road, _: Path) -> None:
     """Audit the training tensors, probe the machine with them, and decide."""
-    started = time.monotonic()
-    situation = _look(road)
-    config, base = situation.config, situation.base
+    config, base = road.config, Base.locate(road)
+    _check_settings(config)
+    started = time.monotonic()  # fetching and converting the base model is not part of the budget
+    situation = _look(road, base)
     hardware = probe_hardware(rates_cache=cache_folder())
     device, dtype, reason = _number_format(config, hardware)
     road.observer.say(f"{device}, {dtype}: {reason}")
@@ -62,7 +68,7 @@ def make_plan(road: Road, _: Path) -> None:
     spent = road.run.entries()["prepare"].seconds + time.monotonic() - started
     answering = _answering(situation, rates)
     work = Workload(
-        full_steps=situation.layout.steps,
+        full_steps=situation.full_steps,
         tokens_per_step=situation.layout.real_tokens / situation.layout.steps,
         validation_tokens=sum(example.length for example in situation.validation),
         answering=answering,
@@ -89,10 +95,35 @@ def make_plan(road: Road, _: Path) -> None:
     road.run.write_json("plan.json", chosen.model_dump(mode="json"))
 
 
-def _look(road: Road) -> Situation:
+def _check_settings(config: RunConfig) -> None:
+    """Refuse what would only fail after minutes of work.
+
+    Raises:
+        ConfigError: an optimizer that does not exist, or a tracker or device that is not here.
+    """
+    import torch
+    from transformers.training_args import OptimizerNames
+
+    known = [name.value for name in OptimizerNames]
+    if config.train.optim not in known:
+        near = difflib.get_close_matches(config.train.optim, known, n=3) or ["adamw_torch", "adafactor"]
+        raise ConfigError(
+            f"train.optim = {config.train.optim!r} is no optimizer of the Trainer", hint=f"such as {', '.join(near)}"
+        )
+    for tracker in config.train.report_to:
+        if importlib.util.find_spec(tracker) is None:
+            raise ConfigError(
+                f"train.report_to names {tracker!r}, which is not installed",
+                hint=f"pip install {tracker}, or leave it out",
+            )
+    present = {"cpu": True, "auto": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present[config.model.device]:
+        raise ConfigError(f"model.device = {config.model.device!r} is not on this machine", hint="leave it at 'auto'")
+
+
+def _look(road: Road, base: Base) -> Situation:
     """Build the very rows that will be trained on, and refuse them when the audit finds fault."""
-    config = road.config
-    pairs, base = Pairs.read(road), Base.locate(road)
+    config, pairs = road.config, Pairs.read(road)
     train = pairs.train(config)
     examples = build_examples(train, base.tokenizer, config.prompt, config.train)
     audit = audit_supervision(train, examples, base.tokenizer, config.prompt)
@@ -117,6 +148,7 @@ def _look(road: Road) -> Situation:
         examples=examples,
         validation=build_examples(validation, base.tokenizer, config.prompt, config.train),
         layout=lay_out(lengths, config.train, seed=config.seed),
+        full_steps=lay_out(lengths, config.train.model_copy(update={"max_steps": None}), seed=config.seed).steps,
         prompts=prompts,
     )
 
@@ -192,7 +224,7 @@ def _answering(situation: Situation, rates: Rates) -> dict[str, float]:
         tokens = sum(len(prompt.input_ids) for prompt in prompts)
         measured = rates.answers[_kind(name)]
         if name == "decoding":
-            trials = [system for system in ("base", "tuned") if system in generate.systems] or ["base"]
+            trials = tried_systems(situation.config)
             found[name] = sum(
                 len(REPETITION_CONTROLS)
                 * answering_seconds(system, tokens, len(prompts), generate.max_new_tokens, measured)
@@ -203,11 +235,16 @@ def _answering(situation: Situation, rates: Rates) -> dict[str, float]:
     return found
 
 
+def plan_inputs(road: Road) -> dict[str, str]:
+    """The base model, and whether anything is trained; other changes of `generate` do not touch a finished plan."""
+    return {**model_digest(road), "trained": str("tuned" in road.config.generate.systems)}
+
+
 PLAN = Stage(
     name="plan",
     settings=("seed", "prompt", "model", "lora", "train", "budget"),
     reads=("pairs.jsonl", "splits.jsonl"),
     writes=("supervision.json", "plan.json"),
     work=make_plan,
-    outside=model_digest,
+    outside=plan_inputs,
 )

@@ -1,19 +1,22 @@
 """prepare: source → pairs.jsonl, cleaning.json, splits.jsonl, leakage.json."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
 from vademecum.corpus import audit_leakage, clean, load_corpus, missing_fields, sample_path, split
 from vademecum.files import digest_path
-from vademecum.sources import fetch
+from vademecum.sources import MEDQUAD_VARIABLE, fetch
 from vademecum.stages.road import Road, Stage
 
 
 def corpus_digest(road: Road) -> dict[str, str]:
-    """Digest of a corpus on this disk; a named one is pinned by its digest in the package already."""
+    """Digest of a corpus on this disk; the archive on the web is pinned by its digest in the package already."""
     source = road.config.corpus.source
-    path = sample_path() if source == "sample" else Path(source)
-    return {"corpus": digest_path(path)} if path.exists() else {}
+    if source == "medquad":
+        source = os.environ.get(MEDQUAD_VARIABLE, "")
+    path = sample_path() if source == "sample" else Path(source).expanduser()
+    return {"corpus": digest_path(path)} if source and path.exists() else {}
 
 
 def prepare(road: Road, _: Path) -> None:

@@ -1,5 +1,6 @@
 """train: pairs.jsonl, splits.jsonl, plan.json → adapter/, training.jsonl, training.json."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ class RunSink:
     road: Road
     folder: Path
     steps: int
-    train_pairs: int
 
     @property
     def checkpoints(self) -> Path:
@@ -49,15 +49,14 @@ def run_training(road: Road, folder: Path) -> None:
     config, run = road.config, road.run
     plan = run.read_record("plan.json", Plan)
     pairs, base = Pairs.read(road), Base.locate(road)
+    base.check(plan)
     examples = build_examples(pairs.train(config), base.tokenizer, config.prompt, config.train)
     validation = subset(pairs.of("validation"), config.train.eval_pairs, config.seed)
     layout = lay_out(
         [example.length for example in examples], config.train, seed=config.seed, steps=plan.optimizer_steps
     )
     model = attach_adapter(base.load(road, device=plan.device, dtype=plan.dtype), config.lora, config.seed)
-    sink = RunSink(road, folder, plan.optimizer_steps, len(examples))
-    if not sink.checkpoints.is_dir():
-        sink.truncate(-1)
+    sink = RunSink(road, folder, plan.optimizer_steps)
     data = TrainingData(
         examples=examples,
         validation=build_examples(validation, base.tokenizer, config.prompt, config.train),
@@ -69,6 +68,8 @@ def run_training(road: Road, folder: Path) -> None:
         eval_steps=plan.eval_steps,
     )
     settings = config.train.model_copy(update={"max_steps": plan.optimizer_steps, "warmup_steps": plan.warmup_steps})
+    # Beside the checkpoints, where the Trainer would put them, they would go when training is finished.
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.file("trackers"))
     summary = train(model, base.tokenizer, data, settings, sink, config.seed)
     finished = folder / "adapter"
     finished.mkdir(exist_ok=True)

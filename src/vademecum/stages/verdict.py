@@ -22,7 +22,13 @@ def score_with(system: str) -> Callable[[Road, Path], None]:
     def work(road: Road, _: Path) -> None:
         config, pairs = road.config, Pairs.read(road)
         predictions = road.run.read_rows(f"predictions/{system}.jsonl", Prediction)
-        rows = score(predictions, pairs.pairs, pairs.groups, config.evaluate, collect_references(pairs.pairs))
+        rows = score(
+            predictions,
+            pairs.pairs,
+            pairs.groups,
+            config.evaluate,
+            collect_references({pair.id: pair for pair in pairs.of("test")}),
+        )
         road.run.write_rows(f"scores/{system}.jsonl", rows)
 
     return work
@@ -153,4 +159,10 @@ def compare_runs(baseline: Run, run: Run, system: str) -> list[Comparison]:
     groups = {row.id: row.group for row in before}
     scores = {names[0]: before, names[1]: [row.model_copy(update={"group": groups[row.id]}) for row in after]}
     config = load_config(run.file("config.json"))
+    other = load_config(baseline.file("config.json")).evaluate
+    if (config.evaluate.use_stemmer, config.evaluate.multi_reference) != (other.use_stemmer, other.multi_reference):
+        raise InputError(
+            f"{baseline.path} and {run.path} were scored differently (use_stemmer, multi_reference)",
+            hint="score one anew: give its `vade run` command with --set evaluate.…",
+        )
     return compare(scores, config.evaluate, config.seed)

@@ -121,7 +121,7 @@ def lay_out(lengths: Sequence[int], config: TrainConfig, *, seed: int, steps: in
             hint="rows are cut, dropped or split before they are laid out; see train.overlong",
         )
     rows = list(lengths)
-    wanted = steps or config.max_steps
+    wanted = config.max_steps if steps is None else steps
     if config.batching == "grouped":
         batches = _lay_out_grouped(rows, config, seed, wanted)
     elif config.batching == "padded":
