@@ -35,4 +35,4 @@ bench: $(VENV)/.dev
 	$(VENV)/bin/python benchmarks/coverage.py
 
 docs: $(VENV)/.dev
-	$(VENV)/bin/python -m docs.build
+	COLUMNS=80 $(VENV)/bin/python docs/build.py

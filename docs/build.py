@@ -1,5 +1,6 @@
-"""Writes the reference pages that come from the code: configuration.md and commands.md. `make docs` runs it."""
+"""Writes what comes from the code and the results: configuration.md, commands.md, the README's table. `make docs`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from vademecum.config import RunConfig
 from vademecum.files import write_whole
 
 HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+MARKS = ("<!-- results: written by `make docs` from docs/results -->", "<!-- end of results -->")
 
 
 def configuration_page() -> str:
@@ -55,9 +58,53 @@ def commands_page() -> str:
     return "\n".join(lines)
 
 
+def results_table(report: dict[str, Any]) -> str:
+    """One run's systems with their intervals, how they were made, and the sentences on ROUGE-1."""
+    run, systems = report["run"], report["systems"]
+    first = next(iter(systems.values()))
+    versions = ", ".join(f"{name} {run['versions'][name]}" for name in ("torch", "transformers", "trl", "peft"))
+    metrics = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+    lines = [
+        f"{first['n']} test pairs of MedQuAD in {first['groups']} groups, {report['split']['strategy']} split, "
+        f"mean and {report['config']['evaluate']['level']:.0%} interval:",
+        "",
+        "| system | ROUGE-1 | ROUGE-2 | ROUGE-L | ROUGE-Lsum |",
+        "|---|---|---|---|---|",
+    ]
+    for name, system in systems.items():
+        cells = [system["metrics"][metric] for metric in metrics]
+        shown = " | ".join(f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells)
+        lines.append(f"| {name} | {shown} |")
+    lines.append("")
+    for row in report["comparisons"]:
+        if row["metric"] == "rouge1" and row["system"] == "tuned" and row["baseline"] in ("base", "copy"):
+            lines.append(f"- tuned against {row['baseline']}: **{row['verdict']}**. {row['reason']}.")
+    training = report["training"]
+    lines += [
+        "",
+        f"{run['base']}; {training['optimizer_steps']} steps, {training['examples']:,} examples, "
+        f"{training['real_tokens']:,} tokens; {run['device']}, {run['dtype']}, 2 cores with AVX2; {versions}. "
+        f"Predicted {sum(run['predicted_seconds'].values()) / 60:.0f} minutes, took "
+        f"{sum(run['seconds'].values()) / 60:.0f}.",
+    ]
+    return "\n".join(lines)
+
+
+def readme_page() -> str:
+    """The README with the table of the newest MedQuAD result."""
+    text = README.read_text(encoding="utf-8")
+    report = json.loads((HERE / "results" / "medquad-cpu" / "report.json").read_text(encoding="utf-8"))
+    before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
+    return f"{before}{MARKS[0]}\n{results_table(report)}\n{MARKS[1]}{after}"
+
+
 def pages() -> dict[Path, str]:
     """The generated pages and what they should hold."""
-    return {HERE / "configuration.md": configuration_page(), HERE / "commands.md": commands_page()}
+    return {
+        HERE / "configuration.md": configuration_page(),
+        HERE / "commands.md": commands_page(),
+        README: readme_page(),
+    }
 
 
 if __name__ == "__main__":

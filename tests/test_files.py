@@ -47,3 +47,12 @@ def test_folder_digest_sees_names_and_contents(tmp_path: Path) -> None:
     second = digest_path(tmp_path)
     (tmp_path / "b").write_text("2", encoding="utf-8")
     assert len({first, second, digest_path(tmp_path)}) == 3
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.txt'"):
+        write_whole(tmp_path / "a.txt", "new")

@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from signal import Signals
 
 import pytest
 from tests.listener import Listener, go
 
 from vademecum.config import RunConfig, load_config
-from vademecum.errors import StaleError
+from vademecum.errors import StaleError, StoppedError
 from vademecum.runs import Run
 from vademecum.stages import Road, run_road
+from vademecum.stopping import Stop
 
 
 def tiny_config(checkpoint: Path, *more: str) -> RunConfig:
@@ -149,3 +151,33 @@ def test_a_sitting_broken_off_in_every_stage_ends_the_same(
             run_road(Road(Run.create(broken), config, Breaker(stage)))
     go(broken, config)
     assert artifacts(broken) == artifacts(whole)
+
+
+def test_a_sitting_that_was_asked_to_stop_in_every_stage_ends_the_same(
+    finished: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    class Impatient(Listener):
+        def __init__(self, stage: str) -> None:
+            super().__init__()
+            self.stage, self.stop = stage, Stop()
+
+        def progress(self, done: float, total: float, unit: str) -> None:
+            if self.worked[-1] == self.stage and 0 < done < total:
+                self.stop.ask(Signals.SIGTERM)
+
+    config = tiny_config(tiny_checkpoint, "generate.batch_size=5")
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    go(whole, config)
+    for stage in ("train", "decoding", "predict/base", "predict/tuned"):
+        listener = Impatient(stage)
+        with pytest.raises(StoppedError, match="SIGTERM"):
+            run_road(Road(Run.create(stopped), config, listener, stop=listener.stop))
+        assert listener.worked[-1] == stage
+        if stage == "train":
+            assert (stopped / "work" / "train" / "checkpoints" / "checkpoint-1" / "whole.json").is_file()
+    go(stopped, config)
+    assert artifacts(stopped) == artifacts(whole)
+    clock = [json.loads(line) for line in (stopped / "timing.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["step"] for row in clock] == [1, 2, 3, 4, 5, 6]
+    assert [row["seconds"] for row in clock] == sorted(row["seconds"] for row in clock)
+    assert not [file for file in (stopped / "work").rglob("*") if file.is_file()]

@@ -82,3 +82,33 @@ def test_second_process_is_refused_and_told_who_holds_the_run(tmp_path: Path) ->
         other.join()
     with run.lock():
         pass
+
+
+def test_unfinished_work_that_a_kill_left_is_not_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while finished work is cleared away, and made anew by --force from the same inputs."""
+    run = Run.create(tmp_path)
+    run.write_json("a.json", {})
+    (run.workspace("train", {"a": "1"}) / "chunk").write_text("work", encoding="utf-8")
+    with monkeypatch.context() as killed:
+        killed.setattr("shutil.rmtree", lambda *_, **__: None)
+        run.complete("train", entry_for(run))
+    assert (tmp_path / "work" / "train" / "chunk").is_file()
+    assert not (run.workspace("train", {"a": "1"}) / "chunk").exists()
+
+
+def test_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
+    run = Run.create(tmp_path)
+    (tmp_path / "scores").mkdir()
+    for name in (".plan.json.k2j3.part", "scores/.base.jsonl.x.part", "kept.part"):
+        (tmp_path / name).write_text("half", encoding="utf-8")
+    with run.lock():
+        assert sorted(file.name for file in tmp_path.rglob("*.part")) == ["kept.part"]
+
+
+def test_a_growing_file_that_is_damaged_is_named(tmp_path: Path) -> None:
+    run = Run.create(tmp_path)
+    with pytest.raises(RunError, match=r"training\.jsonl is missing or damaged"):
+        run.read_lines("training.jsonl")
+    run.file("training.jsonl").write_bytes(b"\0\0\0\0\n")
+    with pytest.raises(RunError, match=r"training\.jsonl is missing or damaged"):
+        run.read_lines("training.jsonl")

@@ -9,9 +9,12 @@ VademecumError            message: what failed, what was found; hint: what to do
 └── RunError              the input was fine and the run failed; `vade` exits with 1
     ├── AuditError        an audit crossed its threshold (leakage, supervision)
     ├── DivergedError     a loss or gradient that is not finite
-    └── StaleError        finished work would be overwritten; asks for --force
+    ├── StaleError        finished work would be overwritten; asks for --force
+    └── StoppedError      the work was asked to stop, and did; `vade` exits with 128 + the signal, or 0 for --stop-after
 ```
 """
+
+from signal import Signals
 
 
 class VademecumError(Exception):
@@ -53,3 +56,12 @@ class DivergedError(RunError):
 
 class StaleError(RunError):
     """The inputs of finished work have changed, and it may not be overwritten unasked."""
+
+
+class StoppedError(RunError):
+    """The work stopped because it was asked to, with all that was done on disk."""
+
+    def __init__(self, message: str, *, hint: str, signal: Signals | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.signal = signal
+        """None: the time of the sitting is over."""

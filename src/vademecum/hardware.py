@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from vademecum.errors import ConfigError
 from vademecum.files import digest_value, write_json
 from vademecum.records import Record
 
@@ -86,6 +87,19 @@ def probe_hardware(*, rates_cache: Path | None = None) -> Hardware:
         matmul_flops={},
     )
     return found if rates_cache is None else found.model_copy(update={"matmul_flops": _rates(found, rates_cache)})
+
+
+def check_device(device: str) -> None:
+    """Refuse a configured device that this machine does not have.
+
+    Raises:
+        ConfigError: `cuda` or `mps` was asked for and is not here.
+    """
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(device, True):
+        raise ConfigError(f"model.device = {device!r} is not on this machine", hint="leave it at 'auto'")
 
 
 def choose_dtype(hardware: Hardware, device: Device | None = None) -> tuple[str, str]:

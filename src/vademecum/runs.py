@@ -20,10 +20,12 @@ from pydantic import ValidationError
 
 from vademecum.config import RunConfig
 from vademecum.errors import InputError, RunError
-from vademecum.files import digest_path, digest_value, write_json, write_whole
+from vademecum.files import digest_path, digest_value, naming, remove_unfinished, write_json, write_whole
 from vademecum.records import Record
 
 RecordType = TypeVar("RecordType", bound=Record)
+MARK = "inputs.json"
+"""In the folder of a stage's unfinished work: the digest of what it is made from."""
 
 
 class Entry(Record):
@@ -94,8 +96,10 @@ class Run:
                     hint="wait for it to end, or choose another directory with --out",
                 ) from None
             handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {os.uname().nodename}")
-            handle.flush()
+            with naming(file):
+                handle.write(f"process {os.getpid()} on {os.uname().nodename}")
+                handle.flush()
+            remove_unfinished(self.path)
             yield
 
     # Single files
@@ -157,17 +161,24 @@ class Run:
         write_whole(self.file(name), "".join(f"{row.model_dump_json()}\n" for row in rows))
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
-        """The objects of a JSONL file that is still growing; a half-written last line is not there yet."""
-        path = self.file(name)
-        if not path.is_file():
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        """The objects of a JSONL file that is still growing; a half-written last line is not there yet.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        try:
+            lines = self.file(name).read_text(encoding="utf-8").splitlines(keepends=True)
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except (OSError, ValueError) as error:  # not JSON, or not UTF-8
+            raise self._damaged(name, str(error)) from None
 
     def append_line(self, name: str, value: dict[str, Any]) -> None:
-        """Add one object to a growing JSONL file."""
-        with self.file(name).open("a", encoding="utf-8") as file:
+        """Add one object to a growing JSONL file; afterwards it is on the disk."""
+        path = self.file(name)
+        with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(value, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def write_lines(self, name: str, values: Sequence[dict[str, Any]]) -> None:
         """Write a JSONL file of plain objects, whole."""
@@ -203,7 +214,7 @@ class Run:
         """Enter a stage as finished; the very last thing that a stage does."""
         entries = self.entries() | {stage: entry}
         write_json(self.file("manifest.json"), {name: one.model_dump() for name, one in entries.items()})
-        shutil.rmtree(self.path / "work" / stage, ignore_errors=True)
+        self.discard(stage)
 
     def digest(self, name: str) -> str:
         """SHA-256 of an artifact, file or folder."""
@@ -211,11 +222,17 @@ class Run:
 
     # Unfinished work
 
+    def discard(self, stage: str) -> None:
+        """Remove a stage's unfinished work; whatever of it survives a kill in between is not gone on from."""
+        folder = self.path / "work" / stage
+        (folder / MARK).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
     def workspace(self, stage: str, inputs: dict[str, str]) -> Path:
         """A folder for a stage's unfinished work. What an earlier sitting left from other inputs is removed."""
         folder = self.path / "work" / stage
-        mark = folder / "inputs.json"
+        mark = folder / MARK
         if not (mark.is_file() and mark.read_text(encoding="utf-8").strip() == digest_value(inputs)):
-            shutil.rmtree(folder, ignore_errors=True)
+            self.discard(stage)
             write_whole(mark, digest_value(inputs) + "\n")
         return folder

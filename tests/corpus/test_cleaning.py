@@ -3,9 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rouge_score.tokenizers import DefaultTokenizer
 
 from vademecum.config import CorpusConfig
 from vademecum.corpus.cleaning import clean, normalise
+from vademecum.errors import CorpusError
 from vademecum.records import QAPair
 
 ALL_OFF = CorpusConfig(
@@ -20,6 +22,8 @@ ALL_OFF = CorpusConfig(
 def pair(answer: str, question: str = "What is asthma?", id: str = "a", focus: str = "") -> QAPair:
     return QAPair(id=id, question=question, answer=answer, focus=focus)
 
+
+SOUND = pair("A disease of the airways.", id="sound")
 
 texts = st.text(st.sampled_from(" \n\taB?.é"), max_size=6)
 corpora = st.lists(st.tuples(texts, texts), max_size=20).map(
@@ -63,12 +67,12 @@ def test_white_space_is_collapsed_in_question_answer_and_focus() -> None:
 
 @pytest.mark.parametrize("collapse", [True, False])
 def test_white_space_alone_is_an_empty_answer(collapse: bool) -> None:
-    kept, counts = clean([pair(" \n\t ")], CorpusConfig(collapse_whitespace=collapse))
-    assert (kept, counts["empty_answer"]) == ([], 1)
+    kept, counts = clean([pair(" \n\t "), SOUND], CorpusConfig(collapse_whitespace=collapse))
+    assert (kept, counts["empty_answer"]) == ([SOUND], 1)
 
 
 def test_an_empty_question_is_dropped_with_every_switch_off() -> None:
-    assert clean([pair("An answer.", question=" ")], ALL_OFF) == ([], {"empty_question": 1})
+    assert clean([pair("An answer.", question=" "), SOUND], ALL_OFF) == ([SOUND], {"empty_question": 1})
 
 
 @pytest.mark.parametrize(
@@ -76,8 +80,31 @@ def test_an_empty_question_is_dropped_with_every_switch_off() -> None:
     ["Topics", " topics:", "Frequently Asked Queestions (FAQs)", "Frequently asked questions (FAQs)"],
 )
 def test_a_bare_heading_is_junk(heading: str) -> None:
-    kept, counts = clean([pair(heading)], CorpusConfig())
-    assert (kept, counts["junk_answer"]) == ([], 1)
+    kept, counts = clean([pair(heading), SOUND], CorpusConfig())
+    assert (kept, counts["junk_answer"]) == ([SOUND], 1)
+
+
+@pytest.mark.parametrize("answer", ["?", "休息", "\U0001f44d"])
+def test_an_answer_that_rouge_cannot_count_is_dropped_with_every_switch_off(answer: str) -> None:
+    assert clean([pair(answer), SOUND], ALL_OFF) == ([SOUND], {"empty_question": 0, "unscorable_answer": 1})
+
+
+@pytest.mark.parametrize("answer", ["É 5", "\u212a", "\u0130", "", " "])
+def test_an_answer_with_a_letter_or_digit_stays_and_so_does_an_empty_one(answer: str) -> None:
+    assert clean([pair(answer)], ALL_OFF) == ([pair(answer)], {"empty_question": 0})
+
+
+@given(st.text(min_size=1).filter(lambda text: not text.isspace()))
+def test_what_stays_is_what_rouge_counts(answer: str) -> None:
+    _, counts = clean([pair(answer), SOUND], ALL_OFF)
+    assert ("unscorable_answer" in counts) == (not DefaultTokenizer(use_stemmer=True).tokenize(answer))
+
+
+def test_nothing_left_is_an_error_that_counts() -> None:
+    with pytest.raises(CorpusError, match="none of the 3 pairs; removed by empty_answer 2, junk_answer 1") as caught:
+        clean([pair(""), pair(" ", id="b"), pair("Topics", id="c")], CorpusConfig())
+    assert "corpus.columns.answer" in caught.value.hint
+    assert clean([], ALL_OFF) == ([], {"empty_question": 0})
 
 
 def test_an_answer_that_begins_with_a_heading_is_no_junk() -> None:
@@ -103,11 +130,13 @@ def test_which_duplicate_stays_does_not_depend_on_the_order() -> None:
 
 @given(corpora, switches)
 def test_counts_add_up_and_cleaning_twice_changes_nothing(pairs: list[QAPair], config: CorpusConfig) -> None:
+    pairs = [*pairs, pair(SOUND.answer, id="99")]
     kept, counts = clean(pairs, config)
     removed = sum(count for name, count in counts.items() if name != "collapse_whitespace")
     assert len(pairs) - len(kept) == removed
     assert [one.id for one in kept] == sorted((one.id for one in kept), key=int)
-    assert clean(kept, config) == (kept, dict.fromkeys(counts, 0))
+    again = {name: 0 for name in counts if name != "unscorable_answer"}
+    assert clean(kept, config) == (kept, again)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,9 @@ def test_the_older_layout_and_hidden_twins_are_left_out(tmp_path: Path) -> None:
         "__MACOSX/1_A/._2.xml": b"\0\1",
         "1_A/2.xml": document(PAIR.format(pid=1, answer="A"), root="DiseaseFile"),
     }
-    assert [pair.id for pair in read_medquad(write_zip(tmp_path / "m.zip", members))] == ["1_A/2#1"]
+    said: list[str] = []
+    assert [pair.id for pair in read_medquad(write_zip(tmp_path / "m.zip", members), said.append)] == ["1_A/2#1"]
+    assert said == ["1 pairs of 1 files in MedQuAD's older layout are left out"]
 
 
 @pytest.mark.parametrize(
@@ -199,12 +201,22 @@ def test_damaged_bytes_never_give_another_error(
 
 
 @pytest.fixture(scope="module")
-def collection() -> list[QAPair]:
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def collection(said: list[str]) -> list[QAPair]:
     beside = Path(__file__).parents[3] / "shared" / "data" / "MedQuAD-master.zip"
     archive = Path(os.environ.get("VADE_MEDQUAD", beside))
     if not archive.exists():
         pytest.skip(f"needs MedQuAD: set VADE_MEDQUAD to its zip; there is none at {archive}")
-    return read_medquad(archive)
+    return read_medquad(archive, said.append)
+
+
+def test_the_collection_says_what_is_left_out(collection: list[QAPair], said: list[str]) -> None:
+    assert said == ["16 pairs of 4 files in MedQuAD's older layout are left out"]
+    assert len(collection) + 16 == 47_457
 
 
 def test_the_collection_has_its_known_counts(collection: list[QAPair]) -> None:

@@ -216,7 +216,7 @@ def test_three_groups_are_enough_for_three_splits(sizes: list[int], seed: int) -
     ("pairs", "config", "said"),
     [
         (corpus_of([4, 4]), {}, ["three groups, found 2 in 8 pairs", "4 share the focus 'focus 0'"]),
-        ([], {}, ["found 0 in 0 pairs"]),
+        ([], {}, ["0 pairs cannot be divided"]),
         (corpus_of([2]), {"strategy": "random"}, ["2 pairs cannot be divided"]),
         ([a_pair("x"), a_pair("x"), a_pair("y")], {}, ["'x' appears 2 times"]),
         ([a_pair(name, answer="one") for name in "abcd"], {}, ["no validation pair is left"]),

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from vademecum.config.sections import PromptConfig
-from vademecum.errors import InputError, RunError
+from vademecum.errors import InputError, RunError, StoppedError
 from vademecum.generation import Decoding, Prompt, chunks, generate, probe_generation
 from vademecum.prompts import build_messages, decode_answer, encode_prompt
 from vademecum.records import Prediction
+from vademecum.stopping import Stop
 from vademecum.testing import tiny_pairs
 
 GREEDY = Decoding(max_new_tokens=12, batch_size=3)
@@ -25,6 +26,7 @@ class Memory:
     def __init__(self, breaks_at: int | None = None) -> None:
         self.chunks: list[list[Prediction]] = []
         self.breaks_at = breaks_at
+        self.stop = Stop()
 
     def done(self) -> int:
         return len(self.chunks)
@@ -209,3 +211,25 @@ def test_probe_writes_on_past_end_tokens(
 def test_probe_needs_a_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(RunError, match="no prompt"):
         probe_generation(model, tokenizer, [], GREEDY, new_tokens=7)
+
+
+def test_a_stop_inside_a_chunk_loses_that_chunk_alone(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]
+) -> None:
+    class Countdown(Stop):
+        looks = 0
+
+        @property
+        def asked(self) -> str | None:
+            self.looks += 1
+            return "enough" if self.looks == 18 else None  # at most 12 tokens to a chunk: in the second
+
+    whole, stopped = Memory(), Memory()
+    generate(model, tokenizer, prompts, GREEDY, whole)
+    stopped.stop = Countdown()
+    with pytest.raises(StoppedError, match="enough"):
+        generate(model, tokenizer, prompts, GREEDY, stopped)
+    assert len(stopped.chunks) == 1
+    stopped.stop = Stop()
+    generate(model, tokenizer, prompts, GREEDY, stopped)
+    assert stopped.chunks == whole.chunks

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from vademecum.errors import RunError
 from vademecum.generation.decoding import Answer, Decoding, decode
+from vademecum.stopping import Stop
 
 PROMPTS = [[5, 9, 33], [70, 8], list(range(100, 130)), [44], [12, 200, 7, 7, 7, 90, 31], [301, 302]]
 NEAR_TIE = 1e-4
@@ -38,7 +39,7 @@ class Scripted(torch.nn.Module):
 def write(
     model: PreTrainedModel | Scripted, prompts: Sequence[Sequence[int]], decoding: Decoding, ends: Sequence[int] = ()
 ) -> list[Answer]:
-    return decode(model, prompts, ends, decoding, decoding.seed)
+    return decode(model, prompts, ends, decoding, decoding.seed, Stop())
 
 
 @pytest.fixture(scope="module")

@@ -92,9 +92,7 @@ def build_material(systems: tuple[str, ...]) -> ReportMaterial:
         plan=_plan(systems),
         training=_training() if tuned else None,
         training_rows=_training_rows() if tuned else [],
-        timing_rows=[{"step": step, "seconds": 1.5 * (step if step <= 60 else step - 60)} for step in range(1, 208)]
-        if tuned
-        else [],
+        timing_rows=[{"step": step, "seconds": 1.5 * step} for step in range(1, 208)] if tuned else [],
         decoding=_decoding(tuned),
         split_digest="a7" * 32,
         pairs=pairs,
@@ -215,7 +213,15 @@ def _training_rows() -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for step in range(1, 208):
         loss = 1.15 + 1.5 * math.exp(-step / 45) + noise.gauss(0, 0.06)
-        row = {"step": step, "loss": loss, "learning_rate": 1e-3, "grad_norm": 0.8, "real_tokens": 958, "slots": 975}
+        row = {
+            "step": step,
+            "loss": loss,
+            "learning_rate": 1e-3,
+            "grad_norm": 0.8,
+            "real_tokens": 958,
+            "slots": 975,
+            "examples": 8,
+        }
         if step % 52 == 0 or step == 207:
             row["validation_loss"] = 1.45 + 0.9 * math.exp(-step / 50)
         rows.append(row)

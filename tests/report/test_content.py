@@ -57,7 +57,7 @@ def test_it_is_json_and_holds_no_text_of_the_corpus(report: dict[str, Any], mate
 
 
 def test_seconds_are_summed_over_sittings(material: ReportMaterial, report: dict[str, Any]) -> None:
-    assert sitting_seconds(material) == pytest.approx(1.5 * 60 + 1.5 * 147)
+    assert sitting_seconds(material) == pytest.approx(1.5 * 207)
     assert report["training"]["seconds"] == pytest.approx(310.5)
     assert report["training"]["real_tokens_per_second"] == pytest.approx(198_360 / 310.5)
 

@@ -1,6 +1,5 @@
 """Training on the tiny checkpoint: what a step reports, invariants of batching, and breaking off."""
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,12 @@ import torch
 from peft import PeftModel
 from tests.training.tiny import PAD, Build, config, data, examples
 
-from vademecum.errors import DivergedError
+from vademecum.errors import DivergedError, StoppedError
+from vademecum.stopping import Stop
 from vademecum.training.batching import collate
+from vademecum.training.checkpoints import newest_checkpoint
 from vademecum.training.loss import mean_loss, summed_loss, trained_tokens
-from vademecum.training.trainer import newest_checkpoint, probe_steps, train
+from vademecum.training.trainer import probe_steps, train
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -30,6 +31,14 @@ class Memory:
     rows: list[dict[str, Any]] = field(default_factory=list)
     times: list[dict[str, Any]] = field(default_factory=list)
     break_after: int | None = None
+    stop: Stop = field(default_factory=Stop)
+    said: list[str] = field(default_factory=list)
+
+    def done(self) -> int:
+        return len(self.rows)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
     def step(self, row: dict[str, Any]) -> None:
         if row["step"] == self.break_after:
@@ -167,15 +176,6 @@ def test_a_finished_training_is_not_trained_again(build: Build, tokenizer: Any, 
     assert all(torch.equal(weight, weights(second)[name]) for name, weight in weights(first).items())
 
 
-def test_a_checkpoint_broken_off_in_writing_is_passed_over(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path / "absent") is None
-    for step, text in ((9, json.dumps({"global_step": 9})), (10, '{"global_st'), (11, None)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if text is not None:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
-    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
-
-
 def test_a_loss_that_is_not_finite_stops_at_once(build: Build, tokenizer: Any, tmp_path: Path) -> None:
     model, knobs = build(), config()
 
@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_at_once(build: Build, tokenizer: Any, t
     with pytest.raises(DivergedError, match="loss of step 3 is nan"):
         train(model, tokenizer, data(knobs, save_steps=1), knobs, sink, seed=0)
     assert [row["step"] for row in sink.rows] == [1, 2]
-    newest = newest_checkpoint(tmp_path)
+    newest = newest_checkpoint(tmp_path, 2, sink.say)
     assert newest is not None
     assert newest.name == "checkpoint-2"
 
@@ -245,3 +245,39 @@ def test_clipping_can_be_switched_off(build: Build, tokenizer: Any, tmp_path: Pa
         train(build(), tokenizer, data(knobs), knobs, sink, seed=0)
         norms.append(sink.rows[0]["grad_norm"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-6)  # of the gradient as it was, before any clipping
+
+
+class Countdown(Stop):
+    """Asks to stop the n-th time that somebody looks."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def asked(self) -> str | None:
+        self.looks -= 1
+        return "enough" if self.looks < 0 else None
+
+
+@pytest.mark.parametrize("looks", [0, 1, 2, 3, 4, 7])
+def test_stopped_and_resumed_equals_uninterrupted(build: Build, tokenizer: Any, tmp_path: Path, looks: int) -> None:
+    """Two looks a step: at its start, and between its two micro-batches, when dropout has drawn already."""
+    knobs = config(max_steps=4)
+    given = data(knobs, validation=examples(4, seed=9), save_steps=3, eval_steps=2)
+    whole, kept = build(dropout=0.3), Memory(tmp_path / "whole")
+    train(whole, tokenizer, given, knobs, kept, seed=4)
+
+    broken = Memory(tmp_path / "broken", stop=Countdown(looks))
+    with pytest.raises(StoppedError, match="enough"):
+        train(build(dropout=0.3), tokenizer, given, knobs, broken, seed=4)
+    assert len(broken.rows) == looks // 2
+    broken.stop = Stop()
+    resumed = build(dropout=0.3)
+    torch.manual_seed(123)
+    train(resumed, tokenizer, given, knobs, broken, seed=4)
+
+    assert broken.said == []
+    assert broken.rows == kept.rows
+    assert [row["step"] for row in broken.times] == [1, 2, 3, 4]  # no step was done twice
+    assert all(torch.equal(weight, weights(resumed)[name]) for name, weight in weights(whole).items())

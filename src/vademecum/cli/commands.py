@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vademecum.errors import InputError, VademecumError
+from vademecum.errors import InputError, StoppedError, VademecumError
 
 app = typer.Typer(
     help="Turn a small language model into a medical question-answering handbook, and prove what it is worth.",
@@ -63,18 +63,25 @@ def run(
     out: Out = None,
     until: Annotated[str | None, typer.Option(help="The last stage to run, such as train.")] = None,
     force: Annotated[list[str] | None, typer.Option(help="A stage to make anew, with all that follows.")] = None,
+    stop_after: Annotated[
+        float | None,
+        typer.Option(metavar="MINUTES", help="Stop this sitting in time; the same command goes on", min=0),
+    ] = None,
 ) -> None:
     """Walk the road from corpus to verdict; what is complete is not done again."""
     from vademecum.cli import screens
+    from vademecum.cli.signals import listening
     from vademecum.config import load_config
     from vademecum.runs import Run
     from vademecum.stages import Road, run_road
+    from vademecum.stopping import Stop
 
     config = load_config(target, settings or [])
     folder = out or Path("runs") / _run_name(target)
     place = Run.create(folder)
-    with screens.watching(options.quiet or options.json) as observer:
-        run_road(Road(place, config, observer, options.offline), until=until, force=force or [])
+    stop = Stop(stop_after)
+    with listening(stop), screens.watching(options.quiet or options.json) as observer:
+        run_road(Road(place, config, observer, options.offline, stop), until=until, force=force or [])
     if place.file("report.json").is_file() and until in (None, "report"):
         report = place.read_json("report.json")
         _show(report, lambda: screens.show_verdict(report, place.path))
@@ -208,6 +215,10 @@ def main() -> None:
     """Run `vade`; the one place where errors become words and exit codes."""
     try:
         app(standalone_mode=True)
+    except StoppedError as stopped:
+        told = f"{stopped.message}\nhint: {stopped.hint}"
+        _show({"stopped": stopped.message, "hint": stopped.hint}, lambda: typer.echo(told, err=True))
+        sys.exit(128 + stopped.signal if stopped.signal else 0)
     except VademecumError as error:
         if options.traceback:
             raise

@@ -7,15 +7,19 @@
 | empty_question | removes pairs without a question | always on |
 | junk_answer | removes answers that are only the heading of a page | `drop_junk_answers` |
 | question_repeat | removes answers that only repeat their own question | `drop_question_repeats` |
+| unscorable_answer | removes answers that are not empty and have no letter a-z and no digit 0-9 | always on |
 | duplicate | keeps one of the pairs that have the same question and the same answer | `drop_duplicates` |
 
-The rules run in this order, and a pair counts for the first rule that removes it.
+The rules run in this order, and a pair counts for the first rule that removes it. ROUGE counts a-z and 0-9 only: a
+reference without any would stop the run where it is scored, after the hours of training.
 """
 
+import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from vademecum.config import CorpusConfig
+from vademecum.errors import CorpusError
 from vademecum.records import QAPair
 
 
@@ -54,8 +58,11 @@ def clean(pairs: Sequence[QAPair], config: CorpusConfig) -> tuple[list[QAPair], 
 
     Returns the kept pairs, in the order of the input, and for each rule in the order of work how many pairs it
     removed (for `collapse_whitespace`: changed). A rule that removed nothing stands there with 0; one that is
-    switched off is absent. Of duplicates the pair with the smallest id is kept, so that the order of the input
-    does not decide. Without `collapse_whitespace` duplicates must agree in white space too.
+    switched off is absent, and so is `unscorable_answer` where it removed nothing. Of duplicates the pair with the
+    smallest id is kept, so that the order of the input does not decide. Without `collapse_whitespace` duplicates must
+    agree in white space too.
+
+    Raises CorpusError when there were pairs and none is left.
     """
     kept, counts = list(pairs), {}
     if config.collapse_whitespace:
@@ -67,6 +74,12 @@ def clean(pairs: Sequence[QAPair], config: CorpusConfig) -> tuple[list[QAPair], 
             remaining = [pair for pair in kept if wanted(pair)]
             counts[name] = len(kept) - len(remaining)
             kept = remaining
+    scorable = [pair for pair in kept if _is_scorable(pair.answer)]
+    if len(scorable) < len(kept):
+        counts["unscorable_answer"] = len(kept) - len(scorable)
+        kept = scorable
+    if pairs and not kept:
+        raise _nothing_left(len(pairs), counts)
     if config.drop_duplicates:
         firsts = _first_ids(kept)
         counts["duplicate"] = len(kept) - len(firsts)
@@ -81,6 +94,25 @@ def _removals(config: CorpusConfig) -> list[tuple[str, bool, Callable[[QAPair], 
         ("junk_answer", config.drop_junk_answers, lambda pair: normalise(pair.answer) not in _HEADINGS),
         ("question_repeat", config.drop_question_repeats, lambda pair: not _repeats_question(pair)),
     ]
+
+
+def _is_scorable(answer: str) -> bool:
+    # Lower-cased as ROUGE does it, which turns the Kelvin sign into a k.
+    return not answer.strip() or re.search("[a-z0-9]", answer.lower()) is not None
+
+
+def _nothing_left(n_pairs: int, counts: Mapping[str, int]) -> CorpusError:
+    removed = {name: count for name, count in counts.items() if count and name != "collapse_whitespace"}
+    hints = {
+        "empty_answer": "check that corpus.columns.answer is the column with the answers",
+        "unscorable_answer": "ROUGE counts a-z and 0-9 only: a corpus in another script cannot be scored here",
+    }
+    most = max(removed, key=lambda name: removed[name])
+    return CorpusError(
+        f"cleaning leaves none of the {n_pairs} pairs; removed by "
+        + ", ".join(f"{name} {count}" for name, count in removed.items()),
+        hint=hints.get(most, "check that the columns of question and answer are the right ones"),
+    )
 
 
 def _repeats_question(pair: QAPair) -> bool:

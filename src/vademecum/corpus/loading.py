@@ -1,7 +1,8 @@
 """From a path to pairs: finds out what kind of corpus it is and hands it to the reader for that kind."""
 
+import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -20,15 +21,25 @@ _ENDINGS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".parquet": "parquet",
+    ".zip": "medquad",  # one that is damaged, or no zip at all: its first bytes would have told
 }
+_SPREADSHEETS = (".xls", ".xlsx", ".xlsm", ".ods")
 _KINDS = "a MedQuAD zip or folder, or a CSV, JSONL or Parquet file"
+_REMARKABLE = {
+    "what looks like HTML tags": re.compile(
+        r"</?(?:a|b|br|div|em|h[1-6]|i|img|li|ol|p|script|span|strong|table|td|tr|ul)\b[^<>]*>", re.IGNORECASE
+    ),
+    "control characters": re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]"),
+    "the replacement character U+FFFD, a sign of text that was decoded wrongly": re.compile("\ufffd"),
+}
 
 
-def load_corpus(path: Path, config: CorpusConfig) -> list[QAPair]:
+def load_corpus(path: Path, config: CorpusConfig, say: Callable[[str], object] = lambda _: None) -> list[QAPair]:
     """Read all pairs of a corpus, uncleaned, each with an id of its own.
 
     `config.format` says how to read it; with `auto` a zip and a Parquet file are known by their first bytes, a
-    folder by the XML in it, and the others by the name's ending.
+    folder by the XML in it, and the others by the name's ending. `say` is told what is left out, and how many pairs
+    hold HTML tags, control characters or U+FFFD, which are kept as they are.
 
     Raises:
         SourceError: there is nothing at `path`.
@@ -38,10 +49,13 @@ def load_corpus(path: Path, config: CorpusConfig) -> list[QAPair]:
     if not path.exists():
         raise SourceError(f"there is no file or folder at {str(path)!r}", hint=f"give the path of {_KINDS}")
     form: Format = _recognise(path) if config.format == "auto" else config.format
-    pairs = read_medquad(path) if form == "medquad" else read_table(path, form, config.columns)
+    pairs = read_medquad(path, say) if form == "medquad" else read_table(path, form, config.columns)
     if not pairs:
-        found = "no MedQuAD documents with pairs" if form == "medquad" else "no rows"
-        raise CorpusError(f"{path} is an empty corpus: it holds {found}", hint=f"give the path of {_KINDS}")
+        raise CorpusError(f"{path} is an empty corpus: it holds no rows", hint=f"give the path of {_KINDS}")
+    for found, pattern in _REMARKABLE.items():
+        count = sum(bool(pattern.search(pair.question) or pattern.search(pair.answer)) for pair in pairs)
+        if count:
+            say(f"{count} pairs hold {found}; they are kept as they are")
     return pairs
 
 
@@ -73,6 +87,11 @@ def sample_path() -> Path:
 def _recognise(path: Path) -> Format:
     if path.is_dir():
         return _recognise_folder(path)
+    ending = path.suffix.lower()
+    if ending in _SPREADSHEETS:
+        raise CorpusError(f"{path} is a spreadsheet, which is not read", hint="save its sheet as CSV in UTF-8")
+    if ending == ".xml":
+        raise CorpusError(f"{path} is a single XML file", hint="give MedQuAD's zip, or the folder that holds the file")
     try:
         if zipfile.is_zipfile(path):
             return "medquad"
@@ -82,7 +101,6 @@ def _recognise(path: Path) -> Format:
         raise CorpusError(f"{path} cannot be read: {error}", hint="check the file's permissions") from None
     if start == b"PAR1":
         return "parquet"
-    ending = path.suffix.lower()
     if ending not in _ENDINGS:
         raise CorpusError(
             f"{path} ends in {ending!r}, and its content does not tell what it is",

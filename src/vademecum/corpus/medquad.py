@@ -14,14 +14,15 @@ A document, shortened:
 
 In `9_CDC_QA` the UMLS element stands directly below the root and holds a plain CUI; one file there calls its root
 DiseaseFile. Four files of `6_NINDS_QA` are in an older layout, with the root `doc` and 16 `pair` elements. They are
-left out, as in the counts that are published for work on MedQuAD (16,404 usable answers), so that results compare;
-they are the difference between the 47,457 pairs of the collection's own read-me and the 47,441 read here.
+left out and said to be, as in the counts that are published for work on MedQuAD (16,404 usable answers), so that
+results compare; they are the difference between the 47,457 pairs of the collection's own read-me and the 47,441 read
+here.
 """
 
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -43,7 +44,7 @@ MAX_COMPRESSION = 200
 """Highest ratio of uncompressed to compressed size; MedQuAD's own highest is 13."""
 
 _ROOTS = ("Document", "DiseaseFile")
-_OLDER_ROOT = "doc"
+_OLDER_ROOT, _OLDER_PAIR = "doc", "pair"
 _AGAIN = "unpack or download the archive again"
 
 
@@ -68,27 +69,37 @@ class _LineBuilder(TreeBuilder):
         return element
 
 
-def read_medquad(path: Path) -> list[QAPair]:
+def read_medquad(path: Path, say: Callable[[str], object] = lambda _: None) -> list[QAPair]:
     """Read every pair of a MedQuAD zip or folder, those without an answer included.
 
     The id is folder, file stem and pid (`9_CDC_QA/0000004#1`), whatever stands above that folder and whether it is
     zipped. Order: by document, then as in the file. Nothing is extracted from a zip. Texts are left as they are
-    written; cleaning comes later.
+    written; cleaning comes later. `say` is told what is left out, if anything is.
 
     Raises:
-        CorpusError: an unsafe, encrypted, oversized or broken archive or file; names the file and, in XML, the line.
+        CorpusError: an empty, unsafe, encrypted, oversized or broken archive or file; names the file and, in XML, the
+            line.
     """
     if path.is_dir():
-        return _read_files(_folder_files(path))
+        return _read_files(list(_folder_files(path)), path, say)
     try:
         with zipfile.ZipFile(path) as archive:
-            return _read_files(_zip_files(archive, path))
+            files = list(_zip_files(archive, path))
+            if not files:
+                names = [repr(name) for name in archive.namelist()]
+                found = ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
+                raise CorpusError(
+                    f"{path} is an empty corpus: it has no XML files and holds {found or 'nothing'}",
+                    hint="unpack it, and give the path of what is to be read",
+                )
+            return _read_files(files, path, say)
     except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as error:
         raise CorpusError(f"{path} cannot be read as a zip or folder: {error}", hint=_AGAIN) from None
 
 
-def _read_files(files: Iterable[_File]) -> list[QAPair]:
+def _read_files(files: Sequence[_File], path: Path, say: Callable[[str], object]) -> list[QAPair]:
     pairs: list[QAPair] = []
+    older: list[int] = []
     previous: _File | None = None
     for file in sorted(files, key=lambda file: (file.document, file.place)):
         if previous is not None and file.document == previous.document:
@@ -96,8 +107,21 @@ def _read_files(files: Iterable[_File]) -> list[QAPair]:
                 f"{file.place} and {previous.place} are both the document {file.document!r}",
                 hint="give an archive or a folder that holds MedQuAD once",
             )
-        pairs.extend(_read_document(file))
+        root, lines = _parse(file)
+        if root.tag == _OLDER_ROOT:
+            older.append(sum(1 for _ in root.iter(_OLDER_PAIR)))
+        else:
+            pairs.extend(_read_document(file, root, lines))
         previous = file
+    left_out = f"{sum(older)} pairs of {len(older)} files in MedQuAD's older layout"
+    if not pairs:
+        found = f"{len(files)} XML files" + (f", with {left_out}, which is not read" if older else "")
+        raise CorpusError(
+            f"{path} is an empty corpus: it holds no pair in {found}",
+            hint="give the path of MedQuAD's zip or folder",
+        )
+    if older:
+        say(f"{left_out} are left out")
     return pairs
 
 
@@ -105,7 +129,10 @@ def _folder_files(path: Path) -> Iterator[_File]:
     for file in path.rglob("*"):
         name = file.relative_to(path).as_posix()
         if _is_corpus_file(name) and file.is_file():
-            yield _File(_document(name, path.resolve().name), str(file), partial(_read_plain, file))
+            document = _document(name, path.resolve().name)
+            if re.search("[\ud800-\udfff]", document):  # how Python shows bytes of a name that are not UTF-8
+                _refuse(repr(str(file)), "has a name that is not UTF-8")
+            yield _File(document, str(file), partial(_read_plain, file))
 
 
 def _read_plain(file: Path) -> bytes:
@@ -125,7 +152,7 @@ def _zip_files(archive: zipfile.ZipFile, path: Path) -> Iterator[_File]:
         name, place = member.filename.replace("\\", "/"), f"{member.filename!r} in {path}"
         if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
             _refuse(place, "has a path that leads out of the archive")
-        if member.is_dir() or not _is_corpus_file(name):
+        if not _is_corpus_file(name):
             continue
         _check_member(member, place)
         total += member.file_size
@@ -138,6 +165,9 @@ def _zip_files(archive: zipfile.ZipFile, path: Path) -> Iterator[_File]:
 def _check_member(member: zipfile.ZipInfo, place: str) -> None:
     if member.flag_bits & 1:
         _refuse(place, "is encrypted")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # The decoders of the other methods raise errors of their own, and take memory as the archive demands.
+        _refuse(place, f"is compressed by the method {member.compress_type}; only stored and deflated (8) are read")
     if member.file_size > MAX_FILE_BYTES:
         _refuse(place, f"has {member.file_size:,} bytes, more than the {MAX_FILE_BYTES:,} that a document may have")
     if member.file_size > MAX_COMPRESSION * max(member.compress_size, 1):
@@ -169,10 +199,7 @@ def _document(name: str, container: str) -> str:
     return f"{path.parent.name or container}/{path.stem}"
 
 
-def _read_document(file: _File) -> list[QAPair]:
-    root, lines = _parse(file)
-    if root.tag == _OLDER_ROOT:
-        return []
+def _read_document(file: _File, root: Element, lines: Mapping[Element, int]) -> list[QAPair]:
     if root.tag not in _ROOTS:
         raise CorpusError(
             f"{file.place}, line {lines[root]}: found the root element {root.tag!r}, not {' or '.join(_ROOTS)}",
@@ -191,8 +218,11 @@ def _read_document(file: _File) -> list[QAPair]:
         semantic_group=_text(root.find(".//SemanticGroup")).strip(),
     )
     pairs: dict[str, QAPair] = {}
-    for element in root.iterfind("QAPairs/QAPair"):
+    in_place = set(root.iterfind("QAPairs/QAPair"))
+    for element in root.iter("QAPair"):
         place = f"{file.place}, line {lines[element]}"
+        if element not in in_place:
+            _malformed(place, "a QAPair stands outside QAPairs")
         pair = _read_pair(element, shared, place)
         if pair.id in pairs:
             _malformed(place, f"the pid {element.get('pid')!r} stands a second time in this document")
@@ -208,6 +238,10 @@ def _read_pair(element: Element, shared: QAPair, place: str) -> QAPair:
     if len(questions) != 1 or len(answers) != 1:
         found = f"{len(questions)} Question and {len(answers)} Answer elements"
         _malformed(place, f"the QAPair with pid {pid!r} has {found}, not one of each")
+    for text in (questions[0], answers[0]):
+        if len(text):
+            # Without its tags the text would run together: <p>a</p><p>b</p> to ab.
+            _malformed(place, f"the {text.tag} of the pid {pid!r} holds the element {text[0].tag!r}, not text alone")
     return shared.model_copy(
         update={
             "id": f"{shared.document}#{pid}",

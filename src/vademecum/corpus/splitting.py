@@ -179,7 +179,7 @@ def _check_left(placed: Mapping[str, Split], shares: Mapping[Split, float]) -> N
 
 
 def _too_few(pairs: Sequence[QAPair], found: int, grouped: bool) -> CorpusError:
-    if not grouped:
+    if not grouped or len(pairs) < 3:
         return CorpusError(
             f"{found} pairs cannot be divided into train, validation and test", hint="use a corpus with more pairs"
         )

@@ -83,13 +83,17 @@ def guess_columns(names: Sequence[str]) -> dict[str, str]:
     """
     by_name: dict[str, str] = {}
     for name in names:
-        by_name.setdefault(re.sub(r"[\W_]+", "_", name.strip().casefold()), name)
+        by_name.setdefault(_plain_name(name), name)
     found = {}
     for field, known in _KNOWN_NAMES.items():
         match = next((by_name[name] for name in known if name in by_name), None)
         if match is not None:
             found[field] = match
     return found
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", name.strip().casefold())
 
 
 def _open(path: Path, format: str, columns: Mapping[str, str]) -> _Table:
@@ -114,6 +118,13 @@ def _map_columns(names: Sequence[str], columns: Mapping[str, str], path: Path) -
             )
     guessed = {field: name for field, name in guess_columns(names).items() if name not in columns.values()}
     mapping = {field: name for field, name in {**guessed, **columns}.items() if name}
+    for field, name in guessed.items():
+        alike = [other for other in names if _plain_name(other) == _plain_name(name)]
+        if field not in columns and len(set(alike)) > 1:
+            raise CorpusError(
+                f"{path} has the columns {', '.join(map(repr, alike))}, each of which could be meant for {field!r}",
+                hint=f"set corpus.columns.{field} to one of them",
+            )
     for field in ("question", "answer"):
         if field not in mapping:
             raise CorpusError(
@@ -224,6 +235,8 @@ def _read_csv(path: Path, columns: Mapping[str, str]) -> _Table:
             _broken(
                 place, f"found {len(cells)} fields, but the header has {len(names)}", "quote fields that hold commas"
             )
+        if cells == header:
+            _broken(place, "found the header a second time", "take it out, as of a file that was joined from several")
         rows.append((place, dict(zip(names, cells, strict=True))))
     return _Table(names, rows)
 
@@ -248,6 +261,15 @@ def _records(text: str, delimiter: str, path: Path) -> list[tuple[str, list[str]
     return records
 
 
+def _unique(members: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in members:
+        if name in found:
+            raise ValueError(f"the key {name!r} stands twice in one object")
+        found[name] = value
+    return found
+
+
 def _read_jsonl(path: Path, _columns: Mapping[str, str]) -> _Table:
     names: dict[str, None] = {}
     rows: list[tuple[str, Mapping[str, object]]] = []
@@ -256,7 +278,7 @@ def _read_jsonl(path: Path, _columns: Mapping[str, str]) -> _Table:
             continue
         place = f"{path}, line {number}"
         try:
-            cells = json.loads(line)
+            cells = json.loads(line, object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
             _broken(place, f"not JSON: {error}", "write one JSON object per line")
         if not isinstance(cells, dict):

@@ -15,6 +15,7 @@ from vademecum.errors import InputError, RunError
 from vademecum.generation.decoding import Answer, Batch, Decoding, decode
 from vademecum.prompts import decode_answer, end_token_id
 from vademecum.records import Prediction, Record
+from vademecum.stopping import Stop
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,6 +38,10 @@ class Prompt:
 
 class PredictionSink(Protocol):
     """Where finished chunks go."""
+
+    @property
+    def stop(self) -> Stop:
+        """Asked before every token; what is written of the chunk in flight is then lost."""
 
     def done(self) -> int:
         """How many chunks, from the first on, are there already."""
@@ -95,6 +100,7 @@ def generate(
     Raises:
         InputError: a prompt and its answer do not fit into the model's context.
         RunError: a prompt is empty, an id comes twice, or the model's output is not a number.
+        StoppedError: the sink's `stop` was asked to; finished chunks are kept.
     """
     _check(model, prompts, decoding.max_new_tokens)
     ends = _end_tokens(model, tokenizer)
@@ -102,7 +108,8 @@ def generate(
     with _evaluating(model):
         for number, chunk in enumerate(chunks(prompts, decoding)):
             if number >= done:
-                answers = decode(model, [prompt.input_ids for prompt in chunk], ends, decoding, decoding.seed + number)
+                ids, seed = [prompt.input_ids for prompt in chunk], decoding.seed + number
+                answers = decode(model, ids, ends, decoding, seed, sink.stop)
                 sink.write(number, [_predict(tokenizer, *pair) for pair in zip(chunk, answers, strict=True)])
 
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from vademecum.errors import RunError
 from vademecum.generation.repetition import RepeatBan, tokens_loop
 from vademecum.records import Record, Stopped
+from vademecum.stopping import Stop
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,11 +121,13 @@ def decode(
     ends: Collection[int],
     decoding: Decoding,
     seed: int,
+    stop: Stop,
 ) -> list[Answer]:
     """Answer some prompts together; in their order, each with a reason why it stopped.
 
     Raises:
         RunError: the model's logits are not numbers.
+        StoppedError: `stop` was asked to, before some token.
     """
     import torch
 
@@ -135,6 +138,7 @@ def decode(
         batch = Batch(model, prompts)
         logits, active = batch.start(), answers
         while True:
+            stop.check()
             _ban(logits, active)
             # One number for every prompt, ended or not: a row's draws do not depend on when others end.
             draws = torch.rand(len(prompts), generator=generator, dtype=torch.float64)

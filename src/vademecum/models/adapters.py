@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vademecum.config import LoraConfig
 from vademecum.errors import ConfigError, DivergedError, RunError, SourceError
-from vademecum.files import write_json
+from vademecum.files import naming, write_json, write_whole
 from vademecum.models.checkpoints import BaseModelFiles
 
 if TYPE_CHECKING:
@@ -78,12 +78,12 @@ def save_adapter(model: "PeftModel", folder: Path, *, base: BaseModelFiles | Non
     the same bytes.
     """
     from peft.utils import get_peft_model_state_dict
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     # "auto" would ask the hub whether the vocabulary was resized; it never is here.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     tensors = {name: state[name].detach().float().cpu().contiguous() for name in sorted(state)}
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_whole(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
     settings = copy.copy(model.peft_config["default"])
     if not isinstance(settings.target_modules, str):
         settings.target_modules = sorted(settings.target_modules)  # PEFT keeps a set, which has no fixed order
@@ -93,7 +93,8 @@ def save_adapter(model: "PeftModel", folder: Path, *, base: BaseModelFiles | Non
         settings.base_model_name_or_path = base.name
         facts = {key: value for key, value in asdict(base).items() if key != "path"}
         write_json(folder / "base.json", facts)
-    settings.save_pretrained(str(folder))
+    with naming(folder / "adapter_config.json"):
+        settings.save_pretrained(str(folder))
 
 
 def load_adapter(model: "PreTrainedModel", folder: Path, *, base: BaseModelFiles | None = None) -> "PeftModel":

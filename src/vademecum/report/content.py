@@ -111,10 +111,5 @@ def _training(material: ReportMaterial) -> dict[str, Any] | None:
 
 
 def sitting_seconds(material: ReportMaterial) -> float:
-    """Seconds in optimizer steps over all sittings: the clock of timing.jsonl restarts with each sitting."""
-    total = last = 0.0
-    for row in material.timing_rows:
-        if row["seconds"] < last:
-            total += last
-        last = row["seconds"]
-    return total + last
+    """Seconds up to the end of the last optimizer step, over all sittings."""
+    return float(material.timing_rows[-1]["seconds"]) if material.timing_rows else 0.0

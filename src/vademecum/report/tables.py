@@ -15,6 +15,7 @@ RULES = {
     "empty_answer": "removed: empty answer",
     "empty_question": "removed: empty question",
     "junk_answer": "removed: junk answer",
+    "unscorable_answer": "removed: answer without a-z or 0-9, which ROUGE cannot score",
     "question_repeat": "removed: answer only repeats the question",
     "duplicate": "removed: exact duplicate",
 }

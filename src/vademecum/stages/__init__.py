@@ -33,6 +33,7 @@ def run_road(road: Road, *, until: str | None = None, force: Iterable[str] = ())
 
     Raises:
         StaleError: finished training or predictions would be overwritten without being named in `force`.
+        StoppedError: `road.stop` was asked to; walking again goes on from there.
         VademecumError: any stage's own.
     """
     walk(road, stages_of(road.config), until=until, force=force)

@@ -19,6 +19,7 @@ from vademecum.records import Prediction, QAPair
 from vademecum.stages.material import Base, Pairs, model_digest, prompts_for, subset
 from vademecum.stages.road import Road, Stage
 from vademecum.stages.train import ADAPTER
+from vademecum.stopping import Stop
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,6 +36,7 @@ class ChunkFiles:
 
     folder: Path
     total: int
+    stop: Stop
     report: Callable[[int, int], None] = field(default=lambda done, total: None)
 
     def done(self) -> int:
@@ -94,7 +96,7 @@ def choose_decoding(road: Road, folder: Path) -> None:
         for size in REPETITION_CONTROLS:
             decoding = decoding_for(config, size)
             place = folder / f"{system}-{size}"
-            sink = ChunkFiles(place, len(chunks(prompts, decoding)))
+            sink = ChunkFiles(place, len(chunks(prompts, decoding)), road.stop)
             generate(model, base.tokenizer, prompts, decoding, sink)
             scores[size].append(_mean_rouge(sink.read(), asked, pairs))
             road.observer.progress(sum(map(len, scores.values())), total, "trials")
@@ -164,6 +166,7 @@ def answer_with(system: str) -> Callable[[Road, Path], None]:
         sink = ChunkFiles(
             folder,
             len(chunks(prompts, decoding)),
+            road.stop,
             lambda done, total: road.observer.progress(
                 min(len(prompts), done * decoding.batch_size), len(prompts), "answers"
             ),

@@ -1,7 +1,5 @@
 """plan: pairs.jsonl, splits.jsonl → supervision.json (what will really be trained), plan.json (what it will cost)."""
 
-import difflib
-import importlib.util
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vademecum.config import RunConfig
-from vademecum.errors import ConfigError
 from vademecum.generation import Prompt, chunks, probe_generation
-from vademecum.hardware import Device, Hardware, choose_dtype, probe_hardware
+from vademecum.hardware import Device, Hardware, check_device, choose_dtype, probe_hardware
 from vademecum.models import attach_adapter
 from vademecum.planning import AnswerRates, Plan, Rates, Workload, answering_seconds, check_memory, choose_steps
 from vademecum.sources import cache_folder
@@ -25,6 +22,7 @@ from vademecum.training import (
     TrainingData,
     audit_supervision,
     build_examples,
+    check_arguments,
     check_audit,
     lay_out,
     probe_steps,
@@ -57,7 +55,8 @@ class Situation:
 def make_plan(road: Road, _: Path) -> None:
     """Audit the training tensors, probe the machine with them, and decide."""
     config, base = road.config, Base.locate(road)
-    _check_settings(config)
+    check_arguments(config.train)
+    check_device(config.model.device)
     started = time.monotonic()  # fetching and converting the base model is not part of the budget
     situation = _look(road, base)
     hardware = probe_hardware(rates_cache=cache_folder())
@@ -93,32 +92,6 @@ def make_plan(road: Road, _: Path) -> None:
         predicted_seconds={"prepare and plan": spent, "train": steps.train_seconds, **answering},
     )
     road.run.write_json("plan.json", chosen.model_dump(mode="json"))
-
-
-def _check_settings(config: RunConfig) -> None:
-    """Refuse what would only fail after minutes of work.
-
-    Raises:
-        ConfigError: an optimizer that does not exist, or a tracker or device that is not here.
-    """
-    import torch
-    from transformers.training_args import OptimizerNames
-
-    known = [name.value for name in OptimizerNames]
-    if config.train.optim not in known:
-        near = difflib.get_close_matches(config.train.optim, known, n=3) or ["adamw_torch", "adafactor"]
-        raise ConfigError(
-            f"train.optim = {config.train.optim!r} is no optimizer of the Trainer", hint=f"such as {', '.join(near)}"
-        )
-    for tracker in config.train.report_to:
-        if importlib.util.find_spec(tracker) is None:
-            raise ConfigError(
-                f"train.report_to names {tracker!r}, which is not installed",
-                hint=f"pip install {tracker}, or leave it out",
-            )
-    present = {"cpu": True, "auto": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present[config.model.device]:
-        raise ConfigError(f"model.device = {config.model.device!r} is not on this machine", hint="leave it at 'auto'")
 
 
 def _look(road: Road, base: Base) -> Situation:
@@ -171,6 +144,7 @@ def _probe(road: Road, situation: Situation, model: "PreTrainedModel", dtype: st
     """Answer and train for a few throw-away steps in the shapes of this corpus."""
     answers = {}
     for name, prompts in situation.prompts.items():
+        road.stop.check()
         if prompts and _kind(name) not in answers:
             road.observer.say(f"timing {_kind(name)} answers")
             answers[_kind(name)] = _answer_rates(situation, model, prompts)

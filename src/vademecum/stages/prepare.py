@@ -23,7 +23,7 @@ def prepare(road: Road, _: Path) -> None:
     """Read, clean and split the corpus, and measure what leaks."""
     config, run = road.config, road.run
     path = sample_path() if config.corpus.source == "sample" else fetch(config.corpus.source, offline=road.offline)
-    found = load_corpus(path, config.corpus)
+    found = load_corpus(path, config.corpus, road.observer.say)
     pairs, rules = clean(found, config.corpus)
     missing = missing_fields(pairs)
     if missing:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from vademecum.errors import ConfigError, StaleError
 from vademecum.files import digest_value, write_json
 from vademecum.runs import Entry, Run
 from vademecum.stages.measuring import PeakMemory, library_versions
+from vademecum.stopping import Stop
 
 
 class Observer(Protocol):
@@ -38,6 +39,8 @@ class Road:
     config: RunConfig
     observer: Observer
     offline: bool = False
+    stop: Stop = field(default_factory=Stop)
+    """Asked between stages, and within those that take long."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def walk(road: Road, stages: Sequence[Stage], *, until: str | None = None, force
     Raises:
         ConfigError: `until` or `force` names no stage of this run.
         StaleError: finished training or predictions would have to be overwritten and `force` does not name them.
+        StoppedError: `road.stop` was asked to.
     """
     forced = {stage.name for name in force for stage in _named(stages, name)}
     allowed = {stage.name for stage in stages if forced & {upper.name for upper in _upstream(stages, stage)}}
@@ -90,9 +94,11 @@ def walk(road: Road, stages: Sequence[Stage], *, until: str | None = None, force
         for stage in stages:
             inputs = stage.inputs(road)
             if stage.name not in forced and road.run.is_current(stage.name, inputs):
+                road.run.discard(stage.name)  # what a kill just before the end has left
                 road.observer.skip(stage.name)
             else:
                 _protect(road, stages, stage, inputs, allowed)
+                road.stop.check()
                 _perform(road, stage, inputs)
             if stage.name == last:
                 return

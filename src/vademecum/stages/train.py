@@ -1,7 +1,7 @@
 """train: pairs.jsonl, splits.jsonl, plan.json → adapter/, training.jsonl, training.json."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from vademecum.models import attach_adapter, save_adapter
 from vademecum.planning import Plan
 from vademecum.stages.material import Base, Pairs, model_digest, subset
 from vademecum.stages.road import Road, Stage
+from vademecum.stopping import Stop
 from vademecum.training import TrainingData, build_examples, lay_out, train
 
 ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
@@ -22,11 +23,26 @@ class RunSink:
     road: Road
     folder: Path
     steps: int
+    _earlier_seconds: float = field(default=0.0, init=False)
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the Trainer's checkpoints."""
         return self.folder / "checkpoints"
+
+    @property
+    def stop(self) -> Stop:
+        """The road's."""
+        return self.road.stop
+
+    def done(self) -> int:
+        """How many steps, from the first on, stand in training.jsonl."""
+        steps = [row["step"] for row in self._rows("training.jsonl")]
+        return next((count for count, step in enumerate(steps) if step != count + 1), len(steps))
+
+    def say(self, text: str) -> None:
+        """Pass a word on to whoever watches."""
+        self.road.observer.say(text)
 
     def step(self, row: dict[str, Any]) -> None:
         """One optimizer step is done."""
@@ -34,14 +50,18 @@ class RunSink:
         self.road.observer.progress(row["step"], self.steps, "steps")
 
     def timing(self, row: dict[str, Any]) -> None:
-        """The clock after a step."""
-        self.road.run.append_line("timing.jsonl", row)
+        """The clock after a step, all sittings together."""
+        self.road.run.append_line("timing.jsonl", {**row, "seconds": self._earlier_seconds + row["seconds"]})
 
     def truncate(self, step: int) -> None:
         """Forget what came after a step that training goes back to."""
         for name in ("training.jsonl", "timing.jsonl"):
-            rows = [row for row in self.road.run.read_lines(name) if row["step"] <= step]
+            rows = [row for row in self._rows(name) if row["step"] <= step]
             self.road.run.write_lines(name, rows)
+        self._earlier_seconds = rows[-1]["seconds"] if rows else 0.0
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        return self.road.run.read_lines(name) if self.road.run.file(name).is_file() else []
 
 
 def run_training(road: Road, folder: Path) -> None:

@@ -69,7 +69,7 @@ def gather(run: Run, config: RunConfig) -> ReportMaterial:
         plan=plan,
         training=run.read_json("training.json") if tuned else None,
         training_rows=run.read_lines("training.jsonl") if tuned else [],
-        timing_rows=run.read_lines("timing.jsonl") if tuned else [],
+        timing_rows=run.read_lines("timing.jsonl") if tuned and run.file("timing.jsonl").is_file() else [],
         decoding=run.read_json("decoding.json"),
         split_digest=run.digest("splits.jsonl"),
         pairs={name: pairs[name] for name in asked},

@@ -1,5 +1,6 @@
 """Pairs → supervised rows → fixed micro-batches → a trained adapter."""
 
+from vademecum.training.arguments import check_arguments
 from vademecum.training.batching import Layout, lay_out
 from vademecum.training.supervision import (
     Example,
@@ -21,6 +22,7 @@ __all__ = [
     "TrainingSummary",
     "audit_supervision",
     "build_examples",
+    "check_arguments",
     "check_audit",
     "lay_out",
     "probe_steps",

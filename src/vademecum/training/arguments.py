@@ -1,10 +1,13 @@
 """Our settings in TRL's words."""
 
+import difflib
+import importlib.util
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vademecum.config.sections import TrainConfig
+from vademecum.errors import ConfigError
 from vademecum.training.protocol import TrainingData
 
 if TYPE_CHECKING:
@@ -23,6 +26,28 @@ CONSUMED_ELSEWHERE = {
     "max_cut_share": "supervision.audit_supervision",
 }
 """Settings of `TrainConfig` that are no argument of TRL here, and who obeys them."""
+
+
+def check_arguments(config: TrainConfig) -> None:
+    """Refuse what would only fail when training begins.
+
+    Raises:
+        ConfigError: an optimizer that the Trainer does not have, or a tracker that is not installed.
+    """
+    from transformers.training_args import OptimizerNames
+
+    known = [name.value for name in OptimizerNames]
+    if config.optim not in known:
+        near = difflib.get_close_matches(config.optim, known, n=3) or ["adamw_torch", "adafactor"]
+        raise ConfigError(
+            f"train.optim = {config.optim!r} is no optimizer of the Trainer", hint=f"such as {', '.join(near)}"
+        )
+    for tracker in config.report_to:
+        if importlib.util.find_spec(tracker) is None:
+            raise ConfigError(
+                f"train.report_to names {tracker!r}, which is not installed",
+                hint=f"pip install {tracker}, or leave it out",
+            )
 
 
 def training_arguments(config: TrainConfig, data: TrainingData, folder: Path, seed: int) -> "SFTConfig":

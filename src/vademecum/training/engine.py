@@ -5,10 +5,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vademecum.errors import DivergedError
+from vademecum.errors import DivergedError, RunError
+from vademecum.stopping import Stop
 from vademecum.training.batching import collate, collate_packed
+from vademecum.training.checkpoints import is_whole, seal
 from vademecum.training.loss import mean_loss, summed_loss, trained_tokens
 from vademecum.training.protocol import TrainingData
 
@@ -117,6 +120,7 @@ def build_trainer(
 
 
 def _layout_trainer() -> Any:  # noqa: ANN401  untyped base
+    from safetensors import SafetensorError
     from trl import SFTTrainer
 
     class LayoutTrainer(SFTTrainer):  # type: ignore[misc]  # untyped base
@@ -155,6 +159,17 @@ def _layout_trainer() -> Any:  # noqa: ANN401  untyped base
             self.rows.add_validation(loss)
             return {"eval_loss": loss}
 
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
+            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            try:
+                super()._save_checkpoint(model, trial)
+                seal(checkpoint)
+            except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a disk
+                raise RunError(
+                    f"{checkpoint} cannot be written: {error}",
+                    hint="look whether the disk has room, then give the same command again to go on",
+                ) from error
+
         def create_model_card(self, *_: object, **__: object) -> None:
             """The adapter's card is written from the finished run, not from a checkpoint."""
 
@@ -179,7 +194,7 @@ def _last_step_callback() -> Any:  # noqa: ANN401  untyped base
     from transformers import TrainerCallback
 
     class LastStep(TrainerCallback):  # type: ignore[misc]  # untyped base
-        """The last step is always validated and saved. The place for stopping early: set control's flags here."""
+        """The last step is always validated and saved."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> Any:  # noqa: ANN401
             if state.global_step >= state.max_steps:
@@ -188,6 +203,34 @@ def _last_step_callback() -> Any:  # noqa: ANN401  untyped base
             return control
 
     return LastStep()
+
+
+def stopping_callback(trainer: "SFTTrainer", stop: Stop) -> Any:  # noqa: ANN401  untyped base
+    """Ends training after the micro-batch in flight, with a checkpoint of the last finished step."""
+    import torch
+    from transformers import TrainerCallback
+
+    class Stopping(TrainerCallback):  # type: ignore[misc]  # untyped base
+        """Weights, optimizer and schedule change at the end of a step only; the random state with every dropout."""
+
+        def on_step_begin(self, *_: object, **__: object) -> None:
+            self._cpu, self._cuda = torch.get_rng_state(), torch.cuda.get_rng_state_all()
+            self._heed()
+
+        def on_substep_end(self, *_: object, **__: object) -> None:
+            self._heed()
+
+        def _heed(self) -> None:
+            if not stop.asked:
+                return
+            step = trainer.state.global_step
+            if step > 0 and not is_whole(Path(trainer.args.output_dir) / f"checkpoint-{step}"):
+                torch.set_rng_state(self._cpu)
+                torch.cuda.set_rng_state_all(self._cuda)
+                trainer._save_checkpoint(trainer.model, trial=None)
+            stop.check()
+
+    return Stopping()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from vademecum.records import Record
+from vademecum.stopping import Stop
 from vademecum.training.batching import Layout
 from vademecum.training.supervision import Example
 
@@ -35,6 +36,16 @@ class TrainingSink(Protocol):
     @property
     def checkpoints(self) -> Path:
         """The folder for the Trainer's checkpoints; training goes on from the newest whole one in it."""
+
+    @property
+    def stop(self) -> Stop:
+        """Asked after every micro-batch."""
+
+    def done(self) -> int:
+        """How many steps, from the first on, have their row; no checkpoint of a later one is gone on from."""
+
+    def say(self, text: str) -> None:
+        """Something that the user should know."""
 
     def truncate(self, step: int) -> None:
         """Forget the rows and timings of steps after `step`: called before training starts or goes on, with 0 for

@@ -1,6 +1,5 @@
 """Training: from rows and their layout to a trained adapter, a row per step and a summary; a few steps on trial."""
 
-import json
 import sys
 import tempfile
 import time
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from vademecum.config.sections import TrainConfig
 from vademecum.training.arguments import training_arguments
-from vademecum.training.engine import build_trainer, unwrapped_after
+from vademecum.training.checkpoints import newest_checkpoint, step_of
+from vademecum.training.engine import build_trainer, stopping_callback, unwrapped_after
 from vademecum.training.protocol import StepTiming, TrainingData, TrainingSink, TrainingSummary
 
 if TYPE_CHECKING:
@@ -37,12 +37,14 @@ def train(
     layout's.
 
     Raises:
-            DivergedError: a loss or gradient norm is not finite; nothing of that step was written, earlier
-            checkpoints stay.
+        DivergedError: a loss or gradient norm is not finite; nothing of that step was written, earlier checkpoints
+            stay.
+        StoppedError: the sink's `stop` was asked to; the last finished step is on disk as a checkpoint.
+        RunError: a checkpoint cannot be written.
     """
     arguments = training_arguments(config, data, sink.checkpoints, seed)
-    checkpoint = newest_checkpoint(sink.checkpoints)
-    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    checkpoint = newest_checkpoint(sink.checkpoints, sink.done(), sink.say)
+    done = step_of(checkpoint) if checkpoint else 0
     sink.truncate(done)
     began = time.monotonic()
 
@@ -52,24 +54,9 @@ def train(
 
     with unwrapped_after(model):
         trainer = build_trainer(model, tokenizer, data, arguments, report)
+        trainer.add_callback(stopping_callback(trainer, sink.stop))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return _summarise(data, trainer.state, done, time.monotonic() - began)
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The whole checkpoint of the highest step in `folder`; one that was broken off while it was written is passed
-    over."""
-    whole = [path for path in folder.glob("checkpoint-*") if _is_whole(path)]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        # The Trainer writes this file last.
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return False
-    return checkpoint.name == f"checkpoint-{state['global_step']}"
 
 
 def _summarise(data: TrainingData, state: "TrainerState", done: int, seconds: float) -> TrainingSummary:
