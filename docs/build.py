@@ -78,7 +78,7 @@ def results_table(report: dict[str, Any]) -> str:
     lines.append("")
     for row in report["comparisons"]:
         if row["metric"] == "rouge1" and row["system"] == "tuned" and row["baseline"] in ("base", "copy"):
-            lines.append(f"- tuned against {row['baseline']}: **{row['verdict']}**. {row['reason']}.")
+            lines.append(f"- **{row['verdict']}**: {row['reason'].removeprefix('not shown: ')}.")
     training = report["training"]
     lines += [
         "",

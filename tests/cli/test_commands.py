@@ -27,7 +27,7 @@ def test_a_second_run_does_nothing_and_shows_the_verdict(finished: Path, config:
     assert after == before
     assert {line.partition(":")[2].strip() for line in outcome.err.splitlines()} == {"complete already"}
     assert "12 test pairs in 1" in outcome.words
-    for shown in ("ROUGE-Lsum", "tuned - base", "tuned against base: ", "report.html", "not medical advice"):
+    for shown in ("ROUGE-Lsum", "tuned - base", "tuned minus base in ROUGE-1", "report.html", "not medical advice"):
         assert shown in outcome.words
 
 
@@ -36,7 +36,7 @@ def test_quiet_shows_the_verdict_and_no_progress(finished: Path, config: Path, v
     outcome = vade("--quiet", "run", config, "--out", finished)
     assert (outcome.code, outcome.err) == (0, "")
     assert (finished / "report.md").is_file()
-    assert "tuned against base: " in outcome.words
+    assert "tuned minus base in ROUGE-1" in outcome.words
 
 
 def test_until_stops_there_and_lists_the_stages(config: Path, tmp_path: Path, vade: Vade) -> None:

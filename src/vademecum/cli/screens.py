@@ -71,7 +71,7 @@ def show_verdict(report: Mapping[str, Any], folder: Path, page: str = "report.ht
     console.print()
     for row in rows:
         if row.metric == "rouge1":
-            console.print(Text(f"{row.system} against {row.baseline}: {row.verdict}. {row.reason}"))
+            console.print(Text(_sentence(row)))
     console.print(f"\nReport: {folder / page}   {NOT_ADVICE}", soft_wrap=True)
 
 
@@ -87,6 +87,10 @@ def _print_work(report: Mapping[str, Any]) -> None:
         )
     spent, predicted = sum(run["seconds"].values()), sum(run["predicted_seconds"].values())
     console.print(f"The whole run took {minutes(spent)} (predicted {minutes(predicted)}).\n")
+
+
+def _sentence(row: Comparison) -> str:
+    return f"{row.verdict}: {row.reason.removeprefix('not shown: ')}"
 
 
 def _print_differences(rows: Sequence[Comparison]) -> None:
@@ -188,4 +192,4 @@ def show_comparison(rows: Sequence[Comparison], run_a: Path, run_b: Path, system
     console.print(f"{system} of {run_b} against {system} of {run_a}", soft_wrap=True)
     _print_differences(rows)
     for row in rows:
-        console.print(Text(f"{METRIC_NAMES.get(row.metric, row.metric)}: {row.verdict}. {row.reason}"))
+        console.print(Text(_sentence(row)))
