@@ -4,30 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.listener import Listener
 
 from vademecum.config import RunConfig, load_config
 from vademecum.errors import ConfigError, StaleError
 from vademecum.runs import Run
 from vademecum.stages.road import Road, Stage, walk
-
-
-class Listener:
-    """Remembers which stages worked."""
-
-    def __init__(self) -> None:
-        self.worked: list[str] = []
-
-    def begin(self, stage: str) -> None:
-        self.worked.append(stage)
-
-    def skip(self, stage: str) -> None:
-        pass
-
-    def progress(self, done: float, total: float, unit: str) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
 
 
 def copies(target: str, source: str | None, setting: Callable[[RunConfig], object]) -> Callable[[Road, Path], None]:
