@@ -136,7 +136,7 @@ def test_a_quantized_base_is_trained_and_answers_merged_in_full_precision(
     assert report["systems"]["tuned"]["n"] == 8
     road = Road(Run.open(tmp_path / "run"), config, Listener())
     base = Base.locate(road)
-    assert is_quantized(base.load(road, device="cpu", dtype="float32"))
+    assert is_quantized(base.load(config.model, device="cpu", dtype="float32"))
     assert not any(is_quantized(_load(road, base, system)) for system in ("base", "tuned"))
 
 

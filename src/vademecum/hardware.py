@@ -89,6 +89,13 @@ def probe_hardware(*, rates_cache: Path | None = None) -> Hardware:
     return found if rates_cache is None else found.model_copy(update={"matmul_flops": _rates(found, rates_cache)})
 
 
+def process_memory_bytes() -> int:
+    """Memory that this process holds now, what it shares with others counted in."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
 def check_device(device: str) -> None:
     """Refuse a configured device that this machine does not have.
 

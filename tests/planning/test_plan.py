@@ -17,7 +17,12 @@ ANSWERS = AnswerRates(prompt_tokens_per_second=500, step_seconds=0.1, rows=16)
 
 
 def rates(tokens_per_second: float = 100) -> Rates:
-    return Rates(train_tokens_per_second=tokens_per_second, answers={"plain": ANSWERS}, peak_memory_bytes=1)
+    return Rates(
+        train_tokens_per_second=tokens_per_second,
+        evaluation_tokens_per_second=2 * tokens_per_second,
+        answers={"plain": ANSWERS},
+        peak_memory_bytes=1,
+    )
 
 
 def workload(full_steps: int = 300, answering: float = 300, spent: float = 60) -> Workload:
@@ -108,10 +113,9 @@ def test_a_run_that_trains_nothing_is_planned_without_steps() -> None:
 
 def test_more_memory_than_the_budget_is_refused_with_what_would_take_less() -> None:
     probed = rates().model_copy(update={"peak_memory_bytes": 4_100_000_000})
-    check_memory(probed, BudgetConfig())
-    check_memory(probed, BudgetConfig(memory_gb=4.2))
-    with pytest.raises(ConfigError, match=r"4\.10 GB, more than budget\.memory_gb = 4") as caught:
-        check_memory(probed, BudgetConfig(memory_gb=4))
+    check_memory(probed, 4_200_000_000)
+    with pytest.raises(ConfigError, match=r"4\.10 GB, more than the limit of 4\.00 GB") as caught:
+        check_memory(probed, 4_000_000_000)
     assert "per_device_train_batch_size" in caught.value.hint
 
 

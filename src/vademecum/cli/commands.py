@@ -90,19 +90,15 @@ def run(
 
 
 @app.command()
-def plan(target: Target, settings: Settings = None, out: Out = None) -> None:
-    """Probe this machine and say what the run will cost, before it starts."""
+def plan(target: Target, settings: Settings = None) -> None:
+    """Say whether a run fits this machine and how long it will take, without loading weights."""
     from vademecum.cli import screens
     from vademecum.config import load_config
-    from vademecum.planning import Plan
-    from vademecum.runs import Run
-    from vademecum.stages import Road, run_road
+    from vademecum.stages import forecast_run
 
     config = load_config(target, settings or [])
-    place = Run.create(out or Path("runs") / _run_name(target))
     with screens.watching(options.quiet or options.json) as observer:
-        run_road(Road(place, config, observer, options.offline), until="plan")
-    decided = place.read_record("plan.json", Plan)
+        decided = forecast_run(config, observer, offline=options.offline)
     _show(decided.model_dump(mode="json"), lambda: screens.show_plan(decided))
 
 

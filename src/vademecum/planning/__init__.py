@@ -1,6 +1,43 @@
 """What a run will cost, and what to do within its budget."""
 
-from vademecum.planning.plan import Plan, Workload, check_memory, choose_steps
-from vademecum.planning.timing import AnswerRates, Rates, answering_seconds
+from vademecum.planning.choice import Candidate, Settings, choose_settings, possible_settings, settings_cost, weigh
+from vademecum.planning.memory import (
+    AnsweringShape,
+    MemoryPrediction,
+    TrainingShape,
+    memory_limit_bytes,
+    predict_memory,
+    process_bytes,
+)
+from vademecum.planning.operations import Shape
+from vademecum.planning.plan import Plan, Workload, apply_choice, check_memory, choose_steps
+from vademecum.planning.timing import AnswerRates, ForecastWork, Rates, answering_seconds, forecast_rates
+from vademecum.planning.tracing import read_model_config, shapeless
 
-__all__ = ["AnswerRates", "Plan", "Rates", "Workload", "answering_seconds", "check_memory", "choose_steps"]
+__all__ = [
+    "AnswerRates",
+    "AnsweringShape",
+    "Candidate",
+    "ForecastWork",
+    "MemoryPrediction",
+    "Plan",
+    "Rates",
+    "Settings",
+    "Shape",
+    "TrainingShape",
+    "Workload",
+    "answering_seconds",
+    "apply_choice",
+    "check_memory",
+    "choose_settings",
+    "choose_steps",
+    "forecast_rates",
+    "memory_limit_bytes",
+    "possible_settings",
+    "predict_memory",
+    "process_bytes",
+    "read_model_config",
+    "settings_cost",
+    "shapeless",
+    "weigh",
+]

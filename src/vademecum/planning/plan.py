@@ -4,9 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from vademecum.config import BudgetConfig, TrainConfig
+from vademecum.config import BudgetConfig, RunConfig, TrainConfig
 from vademecum.errors import ConfigError
-from vademecum.planning.timing import EVALUATION_COST, STARTUP_SECONDS, Rates
+from vademecum.planning.choice import Candidate, Settings
+from vademecum.planning.memory import MemoryPrediction
+from vademecum.planning.timing import STARTUP_SECONDS, Rates
 from vademecum.records import Record
 
 RESERVE_SHARE = 0.05
@@ -32,11 +34,24 @@ class Plan(Record):
     warmup_steps: int
     eval_steps: int
     save_steps: int
+    settings: Settings
+    """What was chosen of what the configuration leaves open."""
+    answer_rows: int
+    """Answers written at a time."""
+    candidates: list[Candidate]
+    """What was chosen from, the fastest first; none when nothing is trained."""
     micro_batch_tokens: int
     """Slots of the largest micro-batch."""
     real_tokens: int
     """Of the steps that are planned."""
+    memory: MemoryPrediction
+    process_bytes: int
+    """What the process took before any weights, measured; on CUDA the context, an estimate."""
+    memory_limit_bytes: int
+    """budget.memory_gb, or nine tenths of what was free."""
     rates: Rates
+    measured: bool
+    """Whether the rates come from a probe; else they are derived from the machine's matrix products."""
     predicted_seconds: dict[str, float]
     """Per stage."""
 
@@ -44,6 +59,29 @@ class Plan(Record):
     def total_seconds(self) -> float:
         """The whole run."""
         return sum(self.predicted_seconds.values())
+
+    @property
+    def predicted_peak_bytes(self) -> dict[str, int]:
+        """At the worst moments of training and of answering, the process counted in."""
+        return {
+            "train": self.process_bytes + self.memory.training_bytes if self.candidates else 0,
+            "predict": self.process_bytes + self.memory.answering_bytes,
+        }
+
+    def apply(self, config: RunConfig) -> RunConfig:
+        """The configuration with what the plan chose in it."""
+        return apply_choice(config, self.settings, self.answer_rows)
+
+
+def apply_choice(config: RunConfig, settings: Settings, answer_rows: int) -> RunConfig:
+    """A configuration with nothing left open."""
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"quantization": settings.quantization}),
+            "train": settings.training(config.train),
+            "generate": config.generate.model_copy(update={"batch_size": answer_rows}),
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -82,7 +120,7 @@ def choose_steps(work: Workload, rates: Rates, train: TrainConfig, budget: Budge
     if rates.train_tokens_per_second == 0:  # no system needs an adapter
         return Steps(0, "epochs", warmup_steps=0, eval_steps=1, save_steps=1, train_seconds=0.0)
     step_seconds = work.tokens_per_step / rates.train_tokens_per_second
-    evaluation_seconds = work.validation_tokens / rates.train_tokens_per_second * EVALUATION_COST
+    evaluation_seconds = work.validation_tokens / rates.evaluation_tokens_per_second
     wanted = train.max_steps or work.full_steps
     ended_by: Literal["epochs", "budget", "max_steps"] = "max_steps" if train.max_steps else "epochs"
     steps = wanted
@@ -115,17 +153,17 @@ def choose_steps(work: Workload, rates: Rates, train: TrainConfig, budget: Budge
     )
 
 
-def check_memory(rates: Rates, budget: BudgetConfig) -> None:
-    """Refuse, before training, what took more memory in the probe than the budget allows.
+def check_memory(rates: Rates, limit_bytes: int) -> None:
+    """Refuse, before training, what took more memory in the probe than it may.
 
     The probe trains in the largest shape of the corpus. Of answers it writes only the beginning; their cache grows on.
 
     Raises:
         ConfigError: it does not fit; says what would take less.
     """
-    if budget.memory_gb is not None and rates.peak_memory_bytes > budget.memory_gb * 1e9:
+    if rates.peak_memory_bytes > limit_bytes:
         raise ConfigError(
-            f"the probe took {rates.peak_memory_bytes / 1e9:.2f} GB, more than budget.memory_gb = {budget.memory_gb:g}",
-            hint="halve train.per_device_train_batch_size and double train.gradient_accumulation_steps, lower "
-            "generate.batch_size or train.max_length, set train.gradient_checkpointing, or take a smaller base",
+            f"the probe took {rates.peak_memory_bytes / 1e9:.2f} GB, more than the limit of {limit_bytes / 1e9:.2f} GB",
+            hint="lower train.max_length or generate.max_new_tokens, leave train.per_device_train_batch_size, "
+            "train.gradient_checkpointing and generate.batch_size unset, or take a smaller base",
         )

@@ -1,10 +1,10 @@
 """How long a run will take: rates measured on this machine times the tokens of this corpus."""
 
-from vademecum.records import Record
+from dataclasses import dataclass
 
-EVALUATION_COST = 0.5
-"""Seconds per token of a forward pass relative to a training step: the frozen base needs two products forward and one
-back (no weight gradients), and scoring the loss skips the one back."""
+from vademecum.hardware import Device
+from vademecum.planning.operations import Shape
+from vademecum.records import Record
 
 ANSWER_SHARE = {"base": 0.75, "few-shot": 0.75, "tuned": 0.6}
 """Expected length of an answer as a share of max_new_tokens. A guess before the fact; the report shows what came."""
@@ -18,6 +18,27 @@ SCORING_SECONDS_PER_ANSWER = 0.05
 
 STARTUP_SECONDS = 6.0
 """Imports, reading the weights and merging, per stage that loads the model."""
+
+
+TRAINING_EFFICIENCY: dict[Device, float] = {"cpu": 0.5, "cuda": 0.35, "mps": 0.3}
+"""Useful operations of training as a share of the rate of large matrix products: the CPU's measured by
+benchmarks/train_speed.py, the accelerators' estimates."""
+ANSWERING_EFFICIENCY: dict[Device, float] = {"cpu": 0.4, "cuda": 0.2, "mps": 0.2}
+STEP_SECONDS: dict[Device, float] = {"cpu": 0.0, "cuda": 0.03, "mps": 0.03}
+"""A decoding step takes at least this: launching its kernels. Estimates."""
+
+
+@dataclass(frozen=True)
+class ForecastWork:
+    """What a forecast goes by."""
+
+    rows: list[tuple[int, int]]
+    """Tokens, and trained tokens, of every row; empty when nothing is trained."""
+    slowdown: float
+    """Padding, recomputation and quantization: the time of a step over that of its useful operations."""
+    prompts: dict[str, int]
+    """Kind of prompt → mean tokens."""
+    answer_rows: int
 
 
 class AnswerRates(Record):
@@ -34,10 +55,39 @@ class Rates(Record):
 
     train_tokens_per_second: float
     """Real tokens (pads not counted) through forward, backward and optimizer; 0 when nothing is trained."""
+    evaluation_tokens_per_second: float
+    """Real tokens through a validation loss; 0 when nothing is trained."""
     answers: dict[str, AnswerRates]
     """Kind of prompt (`plain`, `few-shot`) → its rates."""
     peak_memory_bytes: int
     """Of the process while it trained and answered in the largest shapes of this corpus."""
+
+
+def forecast_rates(shape: Shape, work: ForecastWork, flops: float, device: Device) -> Rates:
+    """Rates from operation counts alone.
+
+    Args:
+        flops: floating-point operations per second of a large matrix product in the number format that is used.
+    """
+    training = flops * TRAINING_EFFICIENCY[device]
+    answering = flops * ANSWERING_EFFICIENCY[device]
+    rows = [(length, trained) for length, trained in work.rows if length]
+    tokens = sum(length for length, _ in rows)
+    step = sum(shape.training_flops(length, trained) for length, trained in rows) * work.slowdown
+    forward = sum(shape.training_flops(length, trained) / 2 for length, trained in rows)
+    return Rates(
+        train_tokens_per_second=tokens * training / step if rows else 0.0,
+        evaluation_tokens_per_second=tokens * training / forward if rows else 0.0,
+        answers={
+            kind: AnswerRates(
+                prompt_tokens_per_second=length * answering / shape.reading_flops(length),
+                step_seconds=max(work.answer_rows * shape.writing_flops() / answering, STEP_SECONDS[device]),
+                rows=work.answer_rows,
+            )
+            for kind, length in work.prompts.items()
+        },
+        peak_memory_bytes=0,
+    )
 
 
 def answering_seconds(system: str, prompt_tokens: int, answers: int, max_new_tokens: int, rates: AnswerRates) -> float:

@@ -101,7 +101,7 @@ def recipe_table(report: Mapping[str, Any], material: ReportMaterial) -> Table:
         ),
     ]
     if training:
-        batch, accumulated = train.per_device_train_batch_size, train.gradient_accumulation_steps
+        batch, accumulated = train.batch_shape
         rows += [
             ("adapter", f"LoRA, r {lora.r}, lora_alpha {lora.lora_alpha}, dropout {lora.lora_dropout:g}, on {layers}"),
             ("rows", f"{train.batching}, max_length {train.max_length}, overlong answers {train.overlong}"),

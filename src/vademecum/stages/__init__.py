@@ -1,16 +1,20 @@
 """The road: which stages a configuration has, and walking them in order."""
 
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 
 from vademecum.config import RunConfig
+from vademecum.planning import Plan
+from vademecum.runs import Run
 from vademecum.stages.answer import decoding_stage, predict_stage
-from vademecum.stages.plan import PLAN
-from vademecum.stages.prepare import PREPARE
+from vademecum.stages.plan import PLAN, forecast
+from vademecum.stages.prepare import PREPARE, prepare
 from vademecum.stages.road import Observer, Road, Stage, walk
 from vademecum.stages.train import TRAIN
 from vademecum.stages.verdict import compare_runs, render_again, report_stage, score_stage
 
-__all__ = ["Observer", "Road", "Stage", "compare_runs", "render_again", "run_road", "stages_of"]
+__all__ = ["Observer", "Road", "Stage", "compare_runs", "forecast_run", "render_again", "run_road", "stages_of"]
 
 
 def stages_of(config: RunConfig) -> list[Stage]:
@@ -37,3 +41,16 @@ def run_road(road: Road, *, until: str | None = None, force: Iterable[str] = ())
         VademecumError: any stage's own.
     """
     walk(road, stages_of(road.config), until=until, force=force)
+
+
+def forecast_run(config: RunConfig, observer: Observer, *, offline: bool) -> Plan:
+    """What a run would cost here, from its corpus and the base model's configuration; no weights, no run directory.
+
+    Raises:
+        ConfigError: it does not fit into the memory or the minutes; says what would.
+        VademecumError: the corpus, the configuration or the tokenizer cannot be had.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        road = Road(Run.create(Path(folder)), config, observer, offline)
+        prepare(road, Path(folder))
+        return forecast(road)

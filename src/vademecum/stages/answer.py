@@ -62,13 +62,13 @@ class ChunkFiles:
 
 
 def decoding_for(config: RunConfig, no_repeat_ngram_size: int) -> Decoding:
-    """The decoding that every system of the run uses."""
+    """The decoding that every system of the run uses; expects a configuration that the plan was applied to."""
     return Decoding(
         max_new_tokens=config.generate.max_new_tokens,
         temperature=config.generate.temperature,
         top_p=config.generate.top_p,
         no_repeat_ngram_size=no_repeat_ngram_size,
-        batch_size=config.generate.batch_size,
+        batch_size=config.generate.batch_size or 1,
         seed=config.seed,
     )
 
@@ -80,7 +80,8 @@ def tried_systems(config: RunConfig) -> list[str]:
 
 def choose_decoding(road: Road, folder: Path) -> None:
     """Answer validation pairs with each repetition control; keep the one with the best mean ROUGE over the systems."""
-    config, run = road.config, road.run
+    run = road.run
+    config = run.read_record("plan.json", Plan).apply(road.config)
     if config.generate.no_repeat_ngram_size != "auto":
         chosen = decoding_for(config, config.generate.no_repeat_ngram_size)
         run.write_json("decoding.json", {"decoding": chosen.model_dump(), "chosen_on": {}})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vademecum.baselines import nearest
-from vademecum.config import RunConfig
+from vademecum.config import ModelConfig, RunConfig
 from vademecum.errors import RunError
 from vademecum.files import digest_file
 from vademecum.generation import Prompt
@@ -96,9 +96,9 @@ class Base:
     tokenizer: "PreTrainedTokenizerBase"
 
     @classmethod
-    def locate(cls, road: Road) -> "Base":
-        """Find or fetch the base model and load its tokenizer."""
-        files = locate_base(road.config.model, offline=road.offline)
+    def locate(cls, road: Road, *, weights: bool = True) -> "Base":
+        """Find or fetch the base model and load its tokenizer; without `weights` no more than its configuration."""
+        files = locate_base(road.config.model, offline=road.offline, weights=weights)
         return cls(files, load_tokenizer(files.path))
 
     def check(self, plan: Plan) -> None:
@@ -120,9 +120,9 @@ class Base:
         limit = named.get("max_position_embeddings")
         return int(limit) if limit is not None else None
 
-    def load(self, road: Road, *, device: str, dtype: str) -> "PreTrainedModel":
+    def load(self, model: ModelConfig, *, device: str, dtype: str) -> "PreTrainedModel":
         """The base model with its weights."""
-        return load_base(self.files.path, road.config.model, dtype=dtype, device=device)
+        return load_base(self.files.path, model, dtype=dtype, device=device)
 
 
 def prompts_for(

@@ -2,31 +2,35 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from vademecum.config import RunConfig
 from vademecum.generation import Prompt, chunks, probe_generation
-from vademecum.hardware import Device, Hardware, check_device, choose_dtype, probe_hardware
+from vademecum.hardware import check_device
 from vademecum.models import attach_adapter
-from vademecum.planning import AnswerRates, Plan, Rates, Workload, answering_seconds, check_memory, choose_steps
-from vademecum.sources import cache_folder
+from vademecum.planning import (
+    AnswerRates,
+    ForecastWork,
+    Plan,
+    Rates,
+    Shape,
+    Workload,
+    answering_seconds,
+    check_memory,
+    choose_steps,
+    forecast_rates,
+    read_model_config,
+    settings_cost,
+    shapeless,
+)
 from vademecum.stages.answer import REPETITION_CONTROLS, decoding_for, tried_systems
-from vademecum.stages.material import Base, Pairs, model_digest, prompts_for, subset
+from vademecum.stages.material import Base, model_digest
 from vademecum.stages.measuring import peak_memory_bytes
 from vademecum.stages.road import Road, Stage
-from vademecum.training import (
-    Example,
-    Layout,
-    TrainingData,
-    audit_supervision,
-    build_examples,
-    check_arguments,
-    check_audit,
-    lay_out,
-    probe_steps,
-)
+from vademecum.stages.sizing import Situation, Size, choose_size, look
+from vademecum.training import TrainingData, check_arguments, evaluation_rate, probe_steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,122 +38,79 @@ if TYPE_CHECKING:
 PROBE_STEPS = 3
 """Throw-away optimizer steps that are timed, after one that warms up in the largest shape."""
 PROBE_NEW_TOKENS = 24
-HISTOGRAM_BINS = 32
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What the plan goes by."""
-
-    config: RunConfig
-    base: Base
-    examples: list[Example]
-    validation: list[Example]
-    layout: Layout
-    full_steps: int
-    """Optimizer steps of all epochs, whatever train.max_steps says."""
-    prompts: dict[str, list[Prompt]]
-    """Per system that the model answers; the validation pairs' under `decoding`."""
 
 
 def make_plan(road: Road, _: Path) -> None:
-    """Audit the training tensors, probe the machine with them, and decide."""
-    config, base = road.config, Base.locate(road)
-    check_arguments(config.train)
-    check_device(config.model.device)
+    """Audit the training tensors, choose what fits, probe the machine with it, and decide."""
+    base = Base.locate(road)
+    check_arguments(road.config.train)
+    check_device(road.config.model.device)
     started = time.monotonic()  # fetching and converting the base model is not part of the budget
-    situation = _look(road, base)
-    hardware = probe_hardware(rates_cache=cache_folder())
-    device, dtype, reason = _number_format(config, hardware)
-    road.observer.say(f"{device}, {dtype}: {reason}")
-    rates = _probe(road, situation, base.load(road, device=device, dtype=dtype), dtype, device)
-    check_memory(rates, config.budget)
+    situation = look(road, base)
+    size = choose_size(situation)
+    road.observer.say(f"{size.device}, {size.dtype}: {size.dtype_reason}")
+    situation = replace(situation, config=size.apply(road.config))
+    rates = _probe(road, situation, size)
+    check_memory(rates, size.limit_bytes)
     spent = road.run.entries()["prepare"].seconds + time.monotonic() - started
+    road.run.write_json("plan.json", decide(situation, size, rates, spent).model_dump(mode="json"))
+
+
+def decide(situation: Situation, size: Size, rates: Rates, spent_seconds: float) -> Plan:
+    """Put together what is known, and choose the number of steps."""
+    config = situation.config
+    layout = situation.layout(config.train)
     answering = _answering(situation, rates)
     work = Workload(
-        full_steps=situation.full_steps,
-        tokens_per_step=situation.layout.real_tokens / situation.layout.steps,
+        full_steps=situation.layout(config.train.model_copy(update={"max_steps": None})).steps,
+        tokens_per_step=layout.real_tokens / layout.steps,
         validation_tokens=sum(example.length for example in situation.validation),
         answering=answering,
-        spent_seconds=spent,
+        spent_seconds=spent_seconds,
     )
     steps = choose_steps(work, rates, config.train, config.budget)
-    chosen = Plan(
-        device=device,
-        dtype=dtype,
-        dtype_reason=reason,
-        base=base.files.origin,
-        base_digest=base.files.digest,
+    return Plan(
+        device=size.device,
+        dtype=size.dtype,
+        dtype_reason=size.dtype_reason,
+        base=situation.base.files.origin,
+        base_digest=situation.base.files.digest,
         optimizer_steps=steps.optimizer_steps,
         full_steps=work.full_steps,
         ended_by=steps.ended_by,
         warmup_steps=steps.warmup_steps,
         eval_steps=steps.eval_steps,
         save_steps=steps.save_steps,
-        micro_batch_tokens=situation.layout.worst_tokens,
+        settings=size.settings,
+        answer_rows=size.answer_rows,
+        candidates=size.candidates,
+        micro_batch_tokens=layout.worst_tokens,
         real_tokens=round(work.tokens_per_step * steps.optimizer_steps),
+        memory=size.memory,
+        process_bytes=size.process_bytes,
+        memory_limit_bytes=size.limit_bytes,
         rates=rates,
-        predicted_seconds={"prepare and plan": spent, "train": steps.train_seconds, **answering},
-    )
-    road.run.write_json("plan.json", chosen.model_dump(mode="json"))
-
-
-def _look(road: Road, base: Base) -> Situation:
-    """Build the very rows that will be trained on, and refuse them when the audit finds fault."""
-    config, pairs = road.config, Pairs.read(road)
-    train = pairs.train(config)
-    examples = build_examples(train, base.tokenizer, config.prompt, config.train)
-    audit = audit_supervision(train, examples, base.tokenizer, config.prompt)
-    lengths = [example.length for example in examples]
-    road.run.write_json(
-        "supervision.json",
-        {**audit.model_dump(), "max_length": config.train.max_length, "length_histogram": _histogram(lengths)},
-    )
-    check_audit(audit, config.train)
-    validation = subset(pairs.of("validation"), config.train.eval_pairs, config.seed)
-    asked = pairs.test(config)
-    systems = [name for name in config.generate.systems if name != "copy"]
-    prompts: dict[str, list[Prompt]] = {
-        name: prompts_for(name, asked, pairs.of("train"), base, config) for name in systems
-    }
-    if config.generate.no_repeat_ngram_size == "auto":
-        tried = subset(pairs.of("validation"), config.generate.validation_pairs, config.seed)
-        prompts["decoding"] = prompts_for("base", tried, [], base, config)
-    return Situation(
-        config=config,
-        base=base,
-        examples=examples,
-        validation=build_examples(validation, base.tokenizer, config.prompt, config.train),
-        layout=lay_out(lengths, config.train, seed=config.seed),
-        full_steps=lay_out(lengths, config.train.model_copy(update={"max_steps": None}), seed=config.seed).steps,
-        prompts=prompts,
+        measured=rates.peak_memory_bytes > 0,
+        predicted_seconds={"prepare and plan": spent_seconds, "train": steps.train_seconds, **answering},
     )
 
 
-def _histogram(lengths: Sequence[int]) -> dict[str, list[int]]:
-    import numpy as np
-
-    counts, edges = np.histogram(lengths, bins=HISTOGRAM_BINS, range=(0, max(lengths) + 1))
-    return {"edges": [round(edge) for edge in edges], "counts": [int(count) for count in counts]}
-
-
-def _number_format(config: RunConfig, hardware: Hardware) -> tuple[Device, str, str]:
-    device: Device = hardware.device if config.model.device == "auto" else config.model.device
-    if config.model.dtype != "auto":
-        return device, config.model.dtype, "as configured"
-    return device, *choose_dtype(hardware, device)
-
-
-def _probe(road: Road, situation: Situation, model: "PreTrainedModel", dtype: str, device: str) -> Rates:
+def _probe(road: Road, situation: Situation, size: Size) -> Rates:
     """Answer and train for a few throw-away steps in the shapes of this corpus."""
+    model = situation.base.load(situation.config.model, device=size.device, dtype=size.dtype)
     answers = {}
     for name, prompts in situation.prompts.items():
         road.stop.check()
         if prompts and _kind(name) not in answers:
             road.observer.say(f"timing {_kind(name)} answers")
             answers[_kind(name)] = _answer_rates(situation, model, prompts)
-    rate = _train_rate(road, situation, model, dtype, device) if "tuned" in situation.config.generate.systems else 0.0
-    return Rates(train_tokens_per_second=rate, answers=answers, peak_memory_bytes=peak_memory_bytes())
+    train_rate, evaluation = _train_rates(road, situation, model, size) if situation.trained else (0.0, 0.0)
+    return Rates(
+        train_tokens_per_second=train_rate,
+        evaluation_tokens_per_second=evaluation,
+        answers=answers,
+        peak_memory_bytes=peak_memory_bytes(),
+    )
 
 
 def _kind(system: str) -> str:
@@ -170,23 +131,27 @@ def _answer_rates(situation: Situation, model: "PreTrainedModel", prompts: Seque
     )
 
 
-def _train_rate(road: Road, situation: Situation, model: "PreTrainedModel", dtype: str, device: str) -> float:
-    """Real tokens per second of throw-away optimizer steps."""
+def _train_rates(road: Road, situation: Situation, model: "PreTrainedModel", size: Size) -> tuple[float, float]:
+    """Real tokens per second of throw-away optimizer steps, and of a validation loss."""
     config = situation.config
     road.observer.say("timing optimizer steps")
     data = TrainingData(
         examples=situation.examples,
         validation=[],
-        layout=situation.layout,
+        layout=situation.layout(config.train),
         pad_id=situation.base.tokenizer.pad_token_id,
-        dtype=dtype,
-        device=device,
+        dtype=size.dtype,
+        device=size.device,
         save_steps=1,
         eval_steps=1,
     )
     adapted = attach_adapter(model, config.lora, config.seed)
     steps = probe_steps(adapted, data, config.train, steps=PROBE_STEPS, seed=config.seed)
-    return sum(step.real_tokens for step in steps) / sum(step.seconds for step in steps)
+    evaluated = situation.validation or situation.examples
+    return (
+        sum(step.real_tokens for step in steps) / sum(step.seconds for step in steps),
+        evaluation_rate(adapted, evaluated, data.pad_id, data.layout.worst_tokens),
+    )
 
 
 def _answering(situation: Situation, rates: Rates) -> dict[str, float]:
@@ -207,6 +172,35 @@ def _answering(situation: Situation, rates: Rates) -> dict[str, float]:
         else:
             found[f"predict/{name}"] = answering_seconds(name, tokens, len(prompts), generate.max_new_tokens, measured)
     return found
+
+
+def forecast(road: Road) -> Plan:
+    """Plan without loading weights, from the model's configuration and the corpus; expects a prepared run.
+
+    The rates are derived from this machine's matrix products, not measured.
+
+    Raises:
+        ConfigError: nothing fits the memory, or the budget leaves no time to train; says what would.
+    """
+    started = time.monotonic()
+    situation = look(road, Base.locate(road, weights=False))
+    size = choose_size(situation)
+    situation = replace(situation, config=size.apply(road.config))
+    shape = Shape.of(shapeless(read_model_config(situation.base.files.path), size.dtype, road.config.lora))
+    kinds = {_kind(name): prompts for name, prompts in situation.prompts.items() if prompts}
+    work = ForecastWork(
+        rows=[(row.length, row.trained) for row in situation.examples] if situation.trained else [],
+        slowdown=_slowdown(situation, size) if situation.trained else 1.0,
+        prompts={kind: round(fmean(len(prompt.input_ids) for prompt in prompts)) for kind, prompts in kinds.items()},
+        answer_rows=size.answer_rows,
+    )
+    rates = forecast_rates(shape, work, size.flops, size.device)
+    return decide(situation, size, rates, time.monotonic() - started)
+
+
+def _slowdown(situation: Situation, size: Size) -> float:
+    layout = situation.layout(situation.config.train)
+    return layout.slots / layout.real_tokens * settings_cost(size.settings, size.device)
 
 
 def plan_inputs(road: Road) -> dict[str, str]:

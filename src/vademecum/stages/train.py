@@ -66,8 +66,9 @@ class RunSink:
 
 def run_training(road: Road, folder: Path) -> None:
     """Train the adapter for just the steps that the plan decided."""
-    config, run = road.config, road.run
+    run = road.run
     plan = run.read_record("plan.json", Plan)
+    config = plan.apply(road.config)
     pairs, base = Pairs.read(road), Base.locate(road)
     base.check(plan)
     examples = build_examples(pairs.train(config), base.tokenizer, config.prompt, config.train)
@@ -75,7 +76,7 @@ def run_training(road: Road, folder: Path) -> None:
     layout = lay_out(
         [example.length for example in examples], config.train, seed=config.seed, steps=plan.optimizer_steps
     )
-    model = attach_adapter(base.load(road, device=plan.device, dtype=plan.dtype), config.lora, config.seed)
+    model = attach_adapter(base.load(config.model, device=plan.device, dtype=plan.dtype), config.lora, config.seed)
     sink = RunSink(road, folder, plan.optimizer_steps)
     data = TrainingData(
         examples=examples,

@@ -8,6 +8,7 @@ from vademecum.config import RunConfig, load_config
 from vademecum.errors import InputError
 from vademecum.evaluation import collect_references, compare, score
 from vademecum.files import digest_value
+from vademecum.planning import Plan
 from vademecum.records import Comparison, Prediction, QAPair, Score
 from vademecum.report import ReportMaterial, build_report, render_card, render_html, render_markdown
 from vademecum.runs import Run
@@ -58,7 +59,7 @@ def gather(run: Run, config: RunConfig) -> ReportMaterial:
     entries = run.entries()
     return ReportMaterial(
         name=run.name,
-        config=config,
+        config=run.read_record("plan.json", Plan).apply(config),
         config_digest=digest_value(config.model_dump(mode="json")),
         command=shlex.join(["vade", "run", f"runs/{run.name}/config.json", "--out", f"runs/{run.name}-again"]),
         base=plan["base"],

@@ -2,6 +2,7 @@
 
 from vademecum.training.arguments import check_arguments
 from vademecum.training.batching import Layout, lay_out
+from vademecum.training.loss import evaluation_rate
 from vademecum.training.supervision import (
     Example,
     SupervisionAudit,
@@ -24,6 +25,7 @@ __all__ = [
     "build_examples",
     "check_arguments",
     "check_audit",
+    "evaluation_rate",
     "lay_out",
     "probe_steps",
     "render_example",

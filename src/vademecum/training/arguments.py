@@ -55,11 +55,12 @@ def training_arguments(config: TrainConfig, data: TrainingData, folder: Path, se
     from trl import SFTConfig
 
     steps = data.layout.steps
+    size, accumulation = config.batch_shape
     arguments = SFTConfig(
         output_dir=str(folder),
         seed=seed,
-        per_device_train_batch_size=config.per_device_train_batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=accumulation,
         max_steps=steps,
         optim=config.optim,
         learning_rate=config.learning_rate,
@@ -67,7 +68,7 @@ def training_arguments(config: TrainConfig, data: TrainingData, folder: Path, se
         warmup_steps=round(WARMUP_SHARE * steps) if config.warmup_steps is None else config.warmup_steps,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        **_checkpointing(config.gradient_checkpointing),
+        **_checkpointing(config.gradient_checkpointing or False),
         # TRL takes bf16 wherever neither is set, whatever the machine.
         bf16=data.dtype == "bfloat16",
         fp16=data.dtype == "float16",

@@ -90,10 +90,10 @@ class Layout:
 def lay_out(lengths: Sequence[int], config: TrainConfig, *, seed: int, steps: int | None = None) -> Layout:
     """Lay out the whole training over rows of `lengths` tokens.
 
-    A step takes `per_device_train_batch_size` x `gradient_accumulation_steps` = E examples: exactly with `padded`, in
-    the mean with `grouped`; with `packed` it takes E packed rows. Without `steps` (and without `config.max_steps`)
-    there are as many as `num_train_epochs` passes need; with it, passes are added or the last one is cut until there
-    are that many. A shorter layout of the same rows and seed is the beginning of a longer one.
+    A step takes E examples, the product of `config.batch_shape`: exactly with `padded`, in the mean with `grouped`;
+    with `packed` it takes E packed rows. Without `steps` (and without `config.max_steps`) there are as many as
+    `num_train_epochs` passes need; with it, passes are added or the last one is cut until there are that many. A
+    shorter layout of the same rows and seed is the beginning of a longer one.
 
     `grouped`: a pass is sorted by length, cut into micro-batches of nearly equal slots, and these are dealt into
     steps, one from each stratum of length, such that the steps' real tokens are level; then the steps are shuffled.
@@ -129,7 +129,7 @@ def lay_out(lengths: Sequence[int], config: TrainConfig, *, seed: int, steps: in
     else:
         batches = _lay_out_whole(pack(rows, config.max_length), config, seed, wanted)
     pad_to = config.max_length if config.batching == "padded" else None
-    return Layout(batches, config.gradient_accumulation_steps, pad_to, rows, config.batching == "packed")
+    return Layout(batches, config.batch_shape[1], pad_to, rows, config.batching == "packed")
 
 
 def pack(lengths: Sequence[int], max_length: int) -> list[list[int]]:
@@ -191,7 +191,7 @@ def collate_packed(examples: Sequence[Example], pad_id: int) -> dict[str, "Tenso
 
 def _lay_out_whole(units: list[list[int]], config: TrainConfig, seed: int, wanted: int | None) -> list[list[int]]:
     """Shuffle `units` (single or packed rows) pass by pass, and take exactly so many of them per micro-batch."""
-    size, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    size, accumulation = config.batch_shape
     steps = wanted or max(1, math.ceil(config.num_train_epochs * len(units) / (size * accumulation)))
     stream = _endless(units, seed)
     return [[index for unit in islice(stream, size) for index in unit] for _ in range(steps * accumulation)]
@@ -205,8 +205,8 @@ def _endless(units: list[list[int]], seed: int) -> Iterator[list[int]]:
 
 
 def _lay_out_grouped(lengths: list[int], config: TrainConfig, seed: int, wanted: int | None) -> list[list[int]]:
-    accumulation = config.gradient_accumulation_steps
-    per_step = config.per_device_train_batch_size * accumulation
+    size, accumulation = config.batch_shape
+    per_step = size * accumulation
     passes_at_once = math.ceil(per_step / len(lengths))
     rows = len(lengths) * passes_at_once
     # A step needs at least one row for each of its micro-batches.

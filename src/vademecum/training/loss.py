@@ -1,14 +1,19 @@
 """The loss: cross entropy of the trained tokens, from the only positions that need the vocabulary."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vademecum.training.batching import collate
+from vademecum.training.fused import summed_cross_entropy
 from vademecum.training.supervision import IGNORED, Example
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+
+EVALUATED_TOKENS = 2048
+"""About so many are timed."""
 
 
 def trained_tokens(labels: "Tensor") -> int:
@@ -17,27 +22,31 @@ def trained_tokens(labels: "Tensor") -> int:
 
 
 def summed_loss(model: "Module", batch: Mapping[str, "Tensor"]) -> "Tensor":
-    """Cross entropy in nats, summed over the trained tokens of `batch`, in float32; a scalar.
-
-    The output layer sees only the positions whose next token is trained: prompts and pads cost no row of vocabulary
-    size. What a model does with its logits afterwards, such as scaling or soft caps, happens as ever, and so does
-    everything that PEFT and Accelerate hang onto the model's call.
-    """
-    from torch.nn.functional import cross_entropy
-
+    """Cross entropy in nats, summed over the trained tokens of `batch`, in float32; a scalar."""
     labels = batch["labels"]
     trained = labels[:, 1:] != IGNORED
+    rows, columns = trained.nonzero(as_tuple=True)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    return loss_at(model, inputs, rows * labels.shape[1] + columns, labels[:, 1:][trained])
+
+
+def loss_at(model: "Module", inputs: Mapping[str, "Tensor"], positions: "Tensor", targets: "Tensor") -> "Tensor":
+    """Summed cross entropy of the tokens `targets` (n,) that follow `positions` (n,), counted row after row.
+
+    The output layer sees only these positions: prompts and pads cost no row of vocabulary size. What a model does with
+    its logits afterwards, such as scaling or soft caps, happens as ever, and so does everything that PEFT and
+    Accelerate hang onto the model's call.
+    """
 
     def keep_trained(_: "Module", args: tuple["Tensor", ...]) -> tuple["Tensor", ...]:
-        return (args[0][:, :-1][trained].unsqueeze(0),)
+        return (args[0].flatten(0, 1).index_select(0, positions).unsqueeze(0),)
 
     hook = _output_layer(model).register_forward_pre_hook(keep_trained)
     try:
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        logits = model(**inputs, use_cache=False).logits[0]
+        logits = model(**inputs, use_cache=False).logits.squeeze(0)
     finally:
         hook.remove()
-    return cross_entropy(logits.float(), labels[:, 1:][trained], reduction="sum")
+    return summed_cross_entropy()(logits.float(), targets)
 
 
 def mean_loss(model: "Module", examples: Sequence[Example], pad_id: int, most_tokens: int) -> float:
@@ -59,6 +68,15 @@ def mean_loss(model: "Module", examples: Sequence[Example], pad_id: int, most_to
             total += summed_loss(model, {name: value.to(device) for name, value in batch.items()}).item()
     model.train(was_training)
     return total / max(1, tokens)
+
+
+def evaluation_rate(model: "Module", examples: Sequence[Example], pad_id: int, most_tokens: int) -> float:
+    """Real tokens per second of `mean_loss`, measured on a few of `examples` after a warm-up."""
+    some = list(examples[: max(1, EVALUATED_TOKENS // max(example.length for example in examples))])
+    mean_loss(model, some[:1], pad_id, most_tokens)
+    began = time.perf_counter()
+    mean_loss(model, some, pad_id, most_tokens)
+    return sum(example.length for example in some) / (time.perf_counter() - began)
 
 
 def _batches(examples: Sequence[Example], most_tokens: int) -> list[list[Example]]:

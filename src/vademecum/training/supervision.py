@@ -41,6 +41,11 @@ class Example:
         """Length in tokens."""
         return len(self.input_ids)
 
+    @property
+    def trained(self) -> int:
+        """Tokens whose prediction is trained."""
+        return sum(label != IGNORED for label in self.labels)
+
 
 class SupervisionAudit(Record):
     """What will be trained, counted on the rows themselves."""

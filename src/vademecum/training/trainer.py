@@ -12,6 +12,7 @@ from vademecum.config.sections import TrainConfig
 from vademecum.training.arguments import training_arguments
 from vademecum.training.checkpoints import newest_checkpoint, step_of
 from vademecum.training.engine import build_trainer, stopping_callback, unwrapped_after
+from vademecum.training.fused import fuse_adapters
 from vademecum.training.protocol import StepTiming, TrainingData, TrainingSink, TrainingSummary
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def train(
         sink.timing({"step": row["step"], "seconds": time.monotonic() - began})
 
     with unwrapped_after(model):
+        fuse_adapters(model)
         trainer = build_trainer(model, tokenizer, data, arguments, report)
         trainer.add_callback(stopping_callback(trainer, sink.stop))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -106,6 +108,7 @@ def probe_steps(
     with tempfile.TemporaryDirectory() as folder, unwrapped_after(model):
         arguments = training_arguments(config.model_copy(update={"report_to": ()}), trial, Path(folder), seed)
         arguments.set_save(strategy="no")
+        fuse_adapters(model)
         try:
             build_trainer(model, _placeholder_tokenizer(), trial, arguments, report).train()
         finally:

@@ -1,0 +1,157 @@
+"""Which settings to train with: those that take the least time of those that fit the memory.
+
+The examples of an optimizer step stay the same whatever is chosen, so the training is the same up to rounding. What the
+user has set is never changed.
+"""
+
+from collections.abc import Callable, Sequence
+
+from vademecum.config import ModelConfig, TrainConfig
+from vademecum.errors import ConfigError
+from vademecum.hardware import Device
+from vademecum.planning.memory import Quantization
+from vademecum.records import Record
+
+MEMORY_MARGIN = 0.05
+"""A prediction must stay below the limit by this share; benchmarks/plan_accuracy.py counts errors beyond it."""
+
+MICRO_BATCH_SLOTS: dict[Device, int] = {"cpu": 1024, "cuda": 16_384, "mps": 4096}
+"""Larger micro-batches are not faster: two AVX2 cores are busy with a few hundred tokens, a GPU wants thousands."""
+
+HOST_SLOTS: dict[Device, int] = {"cpu": 24, "cuda": 2048, "mps": 512}
+"""What a micro-batch costs beside its tokens, in tokens: Python, and the launching of kernels. The accelerators' are
+estimates."""
+
+CHECKPOINTING_COST = 4 / 3
+"""Forward runs twice. With a frozen base forward and backward are one product each per layer: three for two at most."""
+
+QUANTIZATION_COST: dict[Quantization, dict[Device, float]] = {
+    "none": {"cpu": 1.0, "cuda": 1.0, "mps": 1.0},
+    "int8": {"cpu": 10.0, "cuda": 1.5, "mps": 10.0},
+    "nf4": {"cpu": 20.0, "cuda": 1.2, "mps": 20.0},
+}
+"""Training time against unquantized weights; the CPU's from 10 to 100, the others are estimates."""
+
+GIVES_UP = {"nf4": "4-bit weights while training", "int8": "8-bit weights while training"}
+
+
+class Settings(Record):
+    """What the plan may choose."""
+
+    quantization: Quantization
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool
+
+    def training(self, train: TrainConfig) -> TrainConfig:
+        """`train` with these settings in it."""
+        return train.model_copy(update=self.model_dump(exclude={"quantization"}))
+
+
+class Candidate(Settings):
+    """Settings, and what they cost."""
+
+    training_bytes: int
+    """Predicted at the worst moment, the process itself counted in."""
+    relative_seconds: float
+    """Predicted time over that of the fastest candidate."""
+    gives_up: str
+    """In words; empty when nothing."""
+    fits: bool
+
+
+def possible_settings(train: TrainConfig, model: ModelConfig) -> list[Settings]:
+    """All settings that the user leaves open, the largest micro-batches first; a single one where all are set."""
+    size, accumulation = train.batch_shape
+    shapes = [(size, accumulation)]
+    if train.per_device_train_batch_size is None and train.gradient_accumulation_steps is None:
+        examples = train.examples_per_step
+        shapes = [(examples // count, count) for count in range(1, examples + 1) if examples % count == 0]
+    switches = [False, True] if train.gradient_checkpointing is None else [train.gradient_checkpointing]
+    quantizations: list[Quantization] = ["none", "nf4"] if model.quantization == "auto" else [model.quantization]
+    return [
+        Settings(
+            quantization=quantization,
+            per_device_train_batch_size=rows,
+            gradient_accumulation_steps=count,
+            gradient_checkpointing=switch,
+        )
+        for quantization in quantizations
+        for switch in switches
+        for rows, count in shapes
+    ]
+
+
+def weigh(
+    settings: Sequence[Settings],
+    slots_per_example: float,
+    device: Device,
+    training_bytes: Callable[[Settings], int],
+    limit_bytes: int,
+) -> list[Candidate]:
+    """What each of the settings costs, the fastest first.
+
+    Args:
+        slots_per_example: mean tokens per example, padding counted.
+        training_bytes: the predicted peak of some settings, the process itself counted in.
+    """
+    smallest = min(one.per_device_train_batch_size for one in settings)
+    largest = max(smallest, MICRO_BATCH_SLOTS[device] / slots_per_example)
+    kept = [one for one in settings if one.per_device_train_batch_size <= largest]
+    seconds = {id(one): _relative_cost(one, slots_per_example, device) for one in kept}
+    least = min(seconds.values())
+    found = [
+        Candidate(
+            **one.model_dump(),
+            training_bytes=(needed := training_bytes(one)),
+            relative_seconds=seconds[id(one)] / least,
+            gives_up=_gives_up(one),
+            fits=needed * (1 + MEMORY_MARGIN) <= limit_bytes,
+        )
+        for one in kept
+    ]
+    return sorted(found, key=lambda one: one.relative_seconds)
+
+
+def choose_settings(candidates: Sequence[Candidate], limit_bytes: int, nearest: Callable[[], str]) -> Candidate:
+    """The fastest candidate that fits.
+
+    Args:
+        nearest: says what would fit instead; asked only when nothing does.
+
+    Raises:
+        ConfigError: nothing fits.
+    """
+    fitting = [one for one in candidates if one.fits]
+    if fitting:
+        return fitting[0]
+    least = min(candidates, key=lambda one: one.training_bytes)
+    raise ConfigError(
+        f"training does not fit into {limit_bytes / 1e9:.2f} GB: what takes least is {_in_words(least)} with "
+        f"{least.training_bytes / 1e9:.2f} GB, and a margin of {MEMORY_MARGIN:.0%} is kept",
+        hint=nearest(),
+    )
+
+
+def _relative_cost(settings: Settings, slots_per_example: float, device: Device) -> float:
+    size, accumulation = settings.per_device_train_batch_size, settings.gradient_accumulation_steps
+    return (size * slots_per_example + HOST_SLOTS[device]) * accumulation * settings_cost(settings, device)
+
+
+def settings_cost(settings: Settings, device: Device) -> float:
+    """Time per token over that of unquantized weights without checkpointing."""
+    cost = QUANTIZATION_COST[settings.quantization][device]
+    return cost * (CHECKPOINTING_COST if settings.gradient_checkpointing else 1.0)
+
+
+def _gives_up(settings: Settings) -> str:
+    given = [GIVES_UP[settings.quantization]] if settings.quantization != "none" else []
+    return ", ".join([*given, *(["activations are computed twice"] if settings.gradient_checkpointing else [])])
+
+
+def _in_words(settings: Settings) -> str:
+    size, accumulation = settings.per_device_train_batch_size, settings.gradient_accumulation_steps
+    words = [f"{size} x {accumulation} examples per step"]
+    words += [str(settings.quantization)] if settings.quantization != "none" else []
+    words += ["gradient checkpointing"] if settings.gradient_checkpointing else []
+    return " and ".join(words)

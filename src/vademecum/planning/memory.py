@@ -1,0 +1,267 @@
+"""How much memory a run will take, from the model's configuration and the shapes of the corpus; no weights are needed.
+
+    training  = process + weights + adapter + activations
+    answering = process + weights + cache + reading
+
+weights      Parameters x 4 (float32) or 2 bytes. In 4 bits a linear layer takes 0.5 + 1/64 + 4/16384 each: NF4 in
+             blocks of 64, their scales in 8 bits with one float32 for 256 (QLoRA, https://arxiv.org/abs/2305.14314);
+             in 8 bits 1, and 4 per row (LLM.int8(), https://arxiv.org/abs/2208.07339). Head, embedding stay whole.
+adapter      r x (in + out) for every adapted layer (LoRA, https://arxiv.org/abs/2106.09685), times 16: float32 weight,
+             gradient, and AdamW's two moments.
+activations  What forward and backward of the largest micro-batch hold at their worst moment beside the above, counted
+             by running them on tensors without content (`tracing`): what autograd keeps, copies for dropout and casts,
+             and for every trained token a row of float32 logits, which become their own gradient. With quantized
+             weights one layer in numbers, for they are turned back one layer at a time.
+cache        2 (keys, values) x layers x key-value heads x head size x rows x (prompt + new tokens) x 4 or 2, and one
+             layer of it a second time while it grows. Its part for the prompts is counted like the activations.
+reading      What reading the prompts of one chunk takes more than that, counted likewise.
+process      Python, PyTorch and the libraries, measured in this very process; on CUDA the context, an estimate.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vademecum.config import BudgetConfig, LoraConfig
+from vademecum.generation.decoding import Batch
+from vademecum.hardware import Device, Hardware, process_memory_bytes
+from vademecum.planning.tracing import Allocations, faked, read_model_config, shapeless
+from vademecum.records import Record
+from vademecum.training.fused import fuse_adapters
+from vademecum.training.loss import loss_at
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+Quantization = Literal["none", "int8", "nf4"]
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+NF4_BYTES_PER_WEIGHT = 0.5 + 1 / 64 + 4 / (64 * 256)
+OPTIMIZER_BYTES_PER_WEIGHT = 8
+"""Of AdamW; what another optimizer needs less is not worth a term, an adapter being small."""
+
+FREE_SHARE = 0.9
+"""Of the free memory that a run may take when budget.memory_gb does not say."""
+CUDA_CONTEXT_BYTES = 600_000_000
+"""Of the driver, the kernels and the libraries' workspaces; an estimate."""
+
+
+class MemoryPrediction(Record):
+    """Bytes at the worst moment, term by term. The process itself is in neither sum; `plan` adds what it measured."""
+
+    weights_bytes: int
+    """The frozen base model while it trains."""
+    adapter_bytes: int
+    """The adapter, its gradients and the optimizer's state."""
+    activations_bytes: int
+    """Of the largest micro-batch, with the logits of its trained tokens."""
+    answering_weights_bytes: int
+    """The merged model, which is never quantized."""
+    cache_bytes: int
+    """Keys and values of a whole chunk of answers at their full length."""
+    reading_bytes: int
+    """Beside the cache, while the prompts of a chunk are read."""
+
+    @property
+    def training_bytes(self) -> int:
+        """At the worst moment of training."""
+        return self.weights_bytes + self.adapter_bytes + self.activations_bytes
+
+    @property
+    def answering_bytes(self) -> int:
+        """At the worst moment of answering."""
+        return self.answering_weights_bytes + self.cache_bytes + self.reading_bytes
+
+
+@dataclass(frozen=True)
+class TrainingShape:
+    """What decides the memory of training."""
+
+    rows: int
+    """Of the largest micro-batch."""
+    width: int
+    """Its tokens per row, padding counted."""
+    trained_tokens: int
+    """Most trained tokens in a micro-batch: each is a row of logits."""
+    gradient_checkpointing: bool
+    quantization: Quantization
+    packed: bool = False
+    """A micro-batch is one row of several examples, and attention needs a mask."""
+
+
+@dataclass(frozen=True)
+class AnsweringShape:
+    """What decides the memory of answering."""
+
+    rows: int
+    prompt_tokens: int
+    """Of the longest prompt."""
+    new_tokens: int
+
+
+def predict_memory(
+    folder: Path, lora: LoraConfig, dtype: str, training: TrainingShape | None, answering: AnsweringShape | None
+) -> MemoryPrediction:
+    """Predict the worst moments of training and of answering with the base model in `folder`.
+
+    Raises:
+        SourceError: its config.json is missing, broken or of an unknown kind.
+    """
+    config = read_model_config(folder)
+    weights, adapter = _weights(config, lora, dtype, training.quantization if training else "none")
+    full, _ = _weights(config, lora, dtype, "none")
+    cache, reading = _answering(config, dtype, answering) if answering else (0, 0)
+    return MemoryPrediction(
+        weights_bytes=weights if training else 0,
+        adapter_bytes=adapter if training else 0,
+        activations_bytes=_activations(config, lora, dtype, training) if training else 0,
+        answering_weights_bytes=full,
+        cache_bytes=cache,
+        reading_bytes=reading,
+    )
+
+
+def process_bytes(device: Device) -> int:
+    """What the process takes without any model, on the device where the model will lie."""
+    if device == "cuda":
+        return CUDA_CONTEXT_BYTES
+    import peft  # noqa: F401  training will import them, and they are most of it
+    import trl.trainer.sft_trainer  # noqa: F401
+
+    return process_memory_bytes()
+
+
+def memory_limit_bytes(budget: BudgetConfig, hardware: Hardware, device: Device) -> int:
+    """What a run may take: budget.memory_gb, or nine tenths of what is free."""
+    if budget.memory_gb is not None:
+        return round(budget.memory_gb * 1e9)
+    free = hardware.device_memory_bytes if device == "cuda" else hardware.memory_free_bytes
+    return round(free * FREE_SHARE)
+
+
+def _weights(config: "PretrainedConfig", lora: LoraConfig, dtype: str, quantization: Quantization) -> tuple[int, int]:
+    """Bytes of the frozen weights, and of the adapter with gradients and optimizer state."""
+    model: Any = shapeless(config, dtype, lora)
+    trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    adapter = sum(parameter.numel() for parameter in model.parameters() if id(parameter) in trainable)
+    linear = {id(weight): weight for weight in _quantizable(model) if id(weight) not in trainable}
+    total = 0.0
+    for parameter in model.parameters():
+        if id(parameter) in trainable:
+            continue
+        if quantization == "none" or id(parameter) not in linear:
+            total += parameter.numel() * parameter.element_size()
+        elif quantization == "nf4":
+            total += parameter.numel() * NF4_BYTES_PER_WEIGHT
+        else:
+            total += parameter.numel() + 4 * parameter.shape[0]
+    return round(total), adapter * (4 + 4 + OPTIMIZER_BYTES_PER_WEIGHT)
+
+
+def _quantizable(model: Any) -> list[Any]:  # noqa: ANN401  torch modules are untyped here
+    """The weights that bitsandbytes takes: of linear layers, but not of the head."""
+    import torch
+
+    head = model.get_output_embeddings()
+    return [part.weight for part in model.modules() if isinstance(part, torch.nn.Linear) and part is not head]
+
+
+def _activations(config: "PretrainedConfig", lora: LoraConfig, dtype: str, shape: TrainingShape) -> int:
+    def trace(shallow: "PretrainedConfig") -> int:
+        return _trace_training(shallow, lora, dtype, shape)
+
+    counted = _over_depth(config, trace)
+    if shape.quantization != "none":  # one layer at a time is turned back into numbers
+        weights = _quantizable(shapeless(config, dtype))
+        counted += max(weight.numel() for weight in weights) * BYTES[dtype]
+    return counted
+
+
+def _trace_training(config: "PretrainedConfig", lora: LoraConfig, dtype: str, shape: TrainingShape) -> int:
+    import torch
+
+    model = shapeless(config, dtype, lora)
+    model.train()
+    if shape.gradient_checkpointing:
+        with warnings.catch_warnings():  # version 5 of transformers renames it on the way
+            warnings.simplefilter("ignore", FutureWarning)
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    fuse_adapters(model)
+    allocations = Allocations()
+    with faked(model, packed=shape.packed):
+        allocations.disregard(model)
+        inputs = {
+            "input_ids": torch.zeros(shape.rows, shape.width, dtype=torch.long),
+            "position_ids": torch.arange(shape.width).repeat(shape.rows, 1),
+        }
+        some = torch.zeros(min(shape.trained_tokens, shape.rows * shape.width), dtype=torch.long)
+        computed = getattr(torch, dtype)
+        with allocations.watching():
+            with torch.autocast("cpu", dtype=computed, enabled=computed != torch.float32):
+                loss = loss_at(model, inputs, some, some)
+            loss.backward()  # type: ignore[no-untyped-call]
+    return allocations.peak_bytes
+
+
+def _answering(config: "PretrainedConfig", dtype: str, shape: AnsweringShape) -> tuple[int, int]:
+    """Bytes of the full cache, and of what reading the prompts takes beside the cache of the prompts."""
+
+    def read(part: Literal["cache", "peak"]) -> Callable[["PretrainedConfig"], int]:
+        return lambda shallow: _trace_answering(shallow, dtype, shape)[part]
+
+    prompts = _over_depth(config, read("cache"))
+    peak = _over_depth(config, read("peak"))
+    full = prompts * (shape.prompt_tokens + shape.new_tokens) // shape.prompt_tokens
+    growing = full // _layers(config)
+    return full + growing, max(0, peak - full - growing)
+
+
+def _trace_answering(config: "PretrainedConfig", dtype: str, shape: AnsweringShape) -> dict[str, int]:
+    import torch
+
+    model = shapeless(config, dtype)
+    model.eval()
+    allocations = Allocations()
+    with faked(model, packed=False), torch.inference_mode():
+        allocations.disregard(model)
+        with allocations.watching():
+            batch = Batch(model, [[0] * shape.prompt_tokens] * shape.rows)
+            logits = batch.start()
+            del logits
+    return {"cache": allocations.now_bytes, "peak": allocations.peak_bytes}
+
+
+def _over_depth(config: "PretrainedConfig", trace: Callable[["PretrainedConfig"], int]) -> int:
+    """Trace two shallow models and go on in a straight line: every further round of layers takes the same again."""
+    layers, period = _layers(config), _period(config)
+    if layers <= 2 * period:
+        return trace(config)
+    one, two = (trace(_shallow(config, count)) for count in (period, 2 * period))
+    return two + (two - one) * (layers - 2 * period) // period
+
+
+def _layers(config: "PretrainedConfig") -> int:
+    return int(config.get_text_config().num_hidden_layers)
+
+
+def _period(config: "PretrainedConfig") -> int:
+    """After how many layers the pattern of kinds, such as sliding and full attention, begins again."""
+    kinds = getattr(config.get_text_config(), "layer_types", None) or ["full"]
+    return next(
+        period
+        for period in range(1, len(kinds) + 1)
+        if all(kind == kinds[place % period] for place, kind in enumerate(kinds))
+    )
+
+
+def _shallow(config: "PretrainedConfig", layers: int) -> "PretrainedConfig":
+    fewer = copy.deepcopy(config)
+    text = fewer.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
+    return fewer

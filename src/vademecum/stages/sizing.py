@@ -1,0 +1,258 @@
+"""What the plan goes by: the rows that will be trained on, the prompts that will be answered, and the settings for both
+that fit the memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vademecum.config import RunConfig, TrainConfig
+from vademecum.errors import ConfigError
+from vademecum.generation import Prompt, chunks
+from vademecum.hardware import Device, Hardware, choose_dtype, probe_hardware
+from vademecum.planning import (
+    AnsweringShape,
+    Candidate,
+    MemoryPrediction,
+    Settings,
+    TrainingShape,
+    apply_choice,
+    choose_settings,
+    memory_limit_bytes,
+    possible_settings,
+    predict_memory,
+    process_bytes,
+    weigh,
+)
+from vademecum.planning.choice import MEMORY_MARGIN
+from vademecum.sources import cache_folder
+from vademecum.stages.answer import decoding_for
+from vademecum.stages.material import Base, Pairs, prompts_for, subset
+from vademecum.stages.road import Road
+from vademecum.training import Example, Layout, audit_supervision, build_examples, check_audit, lay_out
+
+HISTOGRAM_BINS = 32
+ANSWER_ROWS: dict[Device, int] = {"cpu": 64, "cuda": 256, "mps": 64}
+"""Most answers written at a time, where the configuration does not say."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What there is to do, whatever settings are chosen."""
+
+    config: RunConfig
+    base: Base
+    examples: list[Example]
+    validation: list[Example]
+    prompts: dict[str, list[Prompt]]
+    """Per system that the model answers; the validation pairs' under `decoding`."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether any system needs an adapter."""
+        return "tuned" in self.config.generate.systems
+
+    def layout(self, train: TrainConfig) -> Layout:
+        """The whole training with some settings."""
+        return lay_out([example.length for example in self.examples], train, seed=self.config.seed)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Settings that fit, and what they were chosen by."""
+
+    device: Device
+    dtype: str
+    dtype_reason: str
+    flops: float
+    """Of a large matrix product in that format, per second; float32's where it was not measured."""
+    settings: Settings
+    answer_rows: int
+    candidates: list[Candidate]
+    memory: MemoryPrediction
+    process_bytes: int
+    limit_bytes: int
+
+    def apply(self, config: RunConfig) -> RunConfig:
+        """The configuration with what was chosen in it."""
+        return apply_choice(config, self.settings, self.answer_rows)
+
+
+def look(road: Road, base: Base) -> Situation:
+    """Build the very rows that will be trained on, and refuse them when the audit finds fault."""
+    config, pairs = road.config, Pairs.read(road)
+    train = pairs.train(config)
+    examples = build_examples(train, base.tokenizer, config.prompt, config.train)
+    audit = audit_supervision(train, examples, base.tokenizer, config.prompt)
+    lengths = [example.length for example in examples]
+    road.run.write_json(
+        "supervision.json",
+        {**audit.model_dump(), "max_length": config.train.max_length, "length_histogram": _histogram(lengths)},
+    )
+    check_audit(audit, config.train)
+    validation = subset(pairs.of("validation"), config.train.eval_pairs, config.seed)
+    asked = pairs.test(config)
+    systems = [name for name in config.generate.systems if name != "copy"]
+    prompts: dict[str, list[Prompt]] = {
+        name: prompts_for(name, asked, pairs.of("train"), base, config) for name in systems
+    }
+    if config.generate.no_repeat_ngram_size == "auto":
+        tried = subset(pairs.of("validation"), config.generate.validation_pairs, config.seed)
+        prompts["decoding"] = prompts_for("base", tried, [], base, config)
+    return Situation(
+        config=config,
+        base=base,
+        examples=examples,
+        validation=build_examples(validation, base.tokenizer, config.prompt, config.train),
+        prompts=prompts,
+    )
+
+
+def _histogram(lengths: Sequence[int]) -> dict[str, list[int]]:
+    import numpy as np
+
+    counts, edges = np.histogram(lengths, bins=HISTOGRAM_BINS, range=(0, max(lengths) + 1))
+    return {"edges": [round(edge) for edge in edges], "counts": [int(count) for count in counts]}
+
+
+def choose_size(situation: Situation) -> Size:
+    """The fastest settings that fit this machine's memory, or the budget's.
+
+    Raises:
+        ConfigError: nothing fits; says what would.
+    """
+    config = situation.config
+    hardware = probe_hardware(rates_cache=cache_folder())
+    device, dtype, reason = _number_format(config, hardware)
+    process = process_bytes(device)
+    limit = memory_limit_bytes(config.budget, hardware, device)
+    predictor = _Predictor(situation, dtype, process)
+    rows, answering = _answer_rows(predictor, device, limit)
+    candidates = predictor.candidates(device, limit) if situation.trained else []
+    if candidates:
+        chosen = choose_settings(candidates, limit, lambda: predictor.nearest(limit))
+        settings = Settings.model_validate(chosen.model_dump(include=set(Settings.model_fields)))
+    else:
+        settings = possible_settings(config.train, config.model)[0]
+    return Size(
+        device=device,
+        dtype=dtype,
+        dtype_reason=reason,
+        flops=hardware.matmul_flops.get(dtype, hardware.matmul_flops["float32"]),
+        settings=settings,
+        answer_rows=rows,
+        candidates=candidates,
+        memory=predictor.memory(settings, config.train, answering),
+        process_bytes=process,
+        limit_bytes=limit,
+    )
+
+
+def _number_format(config: RunConfig, hardware: Hardware) -> tuple[Device, str, str]:
+    device: Device = hardware.device if config.model.device == "auto" else config.model.device
+    if config.model.dtype != "auto":
+        return device, config.model.dtype, "as configured"
+    return device, *choose_dtype(hardware, device)
+
+
+@dataclass(frozen=True)
+class _Predictor:
+    """Predicts memory for one base model, number format and corpus."""
+
+    situation: Situation
+    dtype: str
+    process_bytes: int
+
+    def memory(self, settings: Settings, train: TrainConfig, answering: AnsweringShape | None) -> MemoryPrediction:
+        shape = self._training_shape(settings, train) if self.situation.trained else None
+        folder, lora = self.situation.base.files.path, self.situation.config.lora
+        return predict_memory(folder, lora, self.dtype, shape, answering)
+
+    def training_bytes(self, settings: Settings, train: TrainConfig) -> int:
+        return self.process_bytes + self.memory(settings, train, None).training_bytes
+
+    def answering_bytes(self, shape: AnsweringShape) -> int:
+        folder, lora = self.situation.base.files.path, self.situation.config.lora
+        return self.process_bytes + predict_memory(folder, lora, self.dtype, None, shape).answering_bytes
+
+    def answering_shape(self, rows: int) -> AnsweringShape | None:
+        """Of the chunk with the most tokens; none when the model answers nothing."""
+        config = self.situation.config
+        decoding = decoding_for(config, 0).model_copy(update={"batch_size": rows})
+        new = decoding.max_new_tokens
+        shapes = [
+            AnsweringShape(len(chunk), max(len(prompt.input_ids) for prompt in chunk), new)
+            for prompts in self.situation.prompts.values()
+            for chunk in chunks(prompts, decoding)
+        ]
+        return max(shapes, key=lambda shape: shape.rows * (shape.prompt_tokens + new), default=None)
+
+    def candidates(self, device: Device, limit_bytes: int) -> list[Candidate]:
+        train = self.situation.config.train
+        layout = self.situation.layout(train)
+        return weigh(
+            possible_settings(train, self.situation.config.model),
+            layout.slots / layout.steps / (train.batch_shape[0] * train.batch_shape[1]),
+            device,
+            lambda settings: self.training_bytes(settings, train),
+            limit_bytes,
+        )
+
+    def nearest(self, limit_bytes: int) -> str:
+        """What would fit instead, predicted like the rest."""
+        train, model = self.situation.config.train, self.situation.config.model
+        least = possible_settings(
+            train.model_copy(update={"per_device_train_batch_size": 1, "gradient_checkpointing": True}), model
+        )[-1]
+        tries = [("one example per micro-batch with gradient checkpointing", least, train)]
+        if model.quantization == "none":
+            tries.append(("model.quantization = 'nf4'", least.model_copy(update={"quantization": "nf4"}), train))
+        shorter = train.model_copy(update={"max_length": max(16, train.max_length // 2)})
+        tries += [(f"{words} and train.max_length = {shorter.max_length}", one, shorter) for words, one, _ in tries]
+        for words, settings, tried in tries:
+            needed = self.training_bytes(settings, tried)
+            if needed * (1 + MEMORY_MARGIN) <= limit_bytes:
+                return f"{words} would take {needed / 1e9:.2f} GB"
+        return "take a smaller base model, or give the run more memory with budget.memory_gb"
+
+    def _training_shape(self, settings: Settings, train: TrainConfig) -> TrainingShape:
+        situation = self.situation
+        if train.max_length != situation.config.train.max_length:
+            cut = [replace(row, input_ids=row.input_ids[: train.max_length], labels=row.labels[: train.max_length])
+                   for row in situation.examples]  # fmt: skip
+            situation = replace(situation, examples=cut)
+        one_pass = {"num_train_epochs": 1, "max_steps": None}
+        layout = situation.layout(settings.training(train).model_copy(update=one_pass))
+        worst = max(layout.micro_batches, key=layout.slots_of)
+        slots = layout.slots_of(worst)
+        rows = 1 if layout.packed else len(worst)
+        trained = [row.trained for row in situation.examples]
+        return TrainingShape(
+            rows=rows,
+            width=slots // rows,
+            trained_tokens=max(sum(trained[index] for index in batch) for batch in layout.micro_batches),
+            gradient_checkpointing=settings.gradient_checkpointing,
+            quantization=settings.quantization,
+            packed=layout.packed,
+        )
+
+
+def _answer_rows(predictor: _Predictor, device: Device, limit_bytes: int) -> tuple[int, AnsweringShape | None]:
+    """How many answers are written at a time, and the shape of the chunk that takes most.
+
+    Raises:
+        ConfigError: not even one at a time fits, or not as many as are configured.
+    """
+    generate = predictor.situation.config.generate
+    rows = generate.batch_size or ANSWER_ROWS[device]
+    while True:
+        shape = predictor.answering_shape(rows)
+        needed = predictor.answering_bytes(shape) if shape else 0
+        if needed * (1 + MEMORY_MARGIN) <= limit_bytes:
+            return rows, shape
+        if generate.batch_size or rows == 1:
+            raise ConfigError(
+                f"writing {rows} answers at a time takes {needed / 1e9:.2f} GB, more than {limit_bytes / 1e9:.2f} GB "
+                f"with a margin of {MEMORY_MARGIN:.0%}",
+                hint="leave generate.batch_size unset, lower generate.max_new_tokens or generate.few_shot_k, or take a "
+                "smaller base model: answers are written with unquantized weights",
+            )
+        rows //= 2

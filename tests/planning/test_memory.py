@@ -1,0 +1,99 @@
+"""Memory is predicted from config.json alone, and rises and falls with what decides it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vademecum.config import LoraConfig
+from vademecum.errors import SourceError
+from vademecum.planning import AnsweringShape, MemoryPrediction, TrainingShape, predict_memory
+
+SHAPE = TrainingShape(rows=4, width=128, trained_tokens=300, gradient_checkpointing=False, quantization="none")
+PARAMETERS = {"vocab_size": 2048, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration without weights."""
+    from transformers import LlamaConfig
+
+    path = tmp_path_factory.mktemp("config")
+    LlamaConfig(
+        **PARAMETERS, num_attention_heads=4, num_key_value_heads=2, head_dim=16, tie_word_embeddings=False
+    ).save_pretrained(path)
+    return path
+
+
+def predict(folder: Path, dtype: str = "float32", dropout: float = 0.0, **changes: Any) -> MemoryPrediction:
+    shape = replace(SHAPE, **changes)
+    return predict_memory(folder, LoraConfig(lora_dropout=dropout), dtype, shape, AnsweringShape(2, 64, 32))
+
+
+def test_weights_adapter_and_cache_are_what_arithmetic_says(folder: Path) -> None:
+    found = predict(folder)
+    width, inner, layers = 64, 160, 6
+    linear = layers * (2 * width * width + 2 * width * 32 + 3 * width * inner)
+    norms = (2 * layers + 1) * width
+    assert found.weights_bytes == 4 * (linear + norms + 2 * 2048 * width)
+    ranks = layers * 8 * (4 * width + 2 * (width + 32) + 3 * (width + inner))
+    assert found.adapter_bytes == 16 * ranks
+    keys_and_values = 2 * layers * 32 * 2 * (64 + 32) * 4
+    assert found.cache_bytes == pytest.approx(keys_and_values * (1 + 1 / layers), rel=0.02)
+
+
+def test_four_bits_shrink_the_linear_layers_alone(folder: Path) -> None:
+    full, four, eight = (predict(folder, quantization=kind).weights_bytes for kind in ("none", "nf4", "int8"))
+    embeddings = 4 * 2 * 2048 * 64
+    assert four - embeddings < (full - embeddings) * 0.14
+    assert four < eight < full
+    assert predict(folder, quantization="nf4").answering_weights_bytes == full
+
+
+def test_activations_follow_the_tokens(folder: Path) -> None:
+    one, two = (predict(folder, rows=rows, trained_tokens=rows * 75).activations_bytes for rows in (4, 8))
+    assert two == pytest.approx(2 * one, rel=0.02)
+
+
+def test_checkpointing_takes_less_and_dropout_more(folder: Path) -> None:
+    plain = predict(folder).activations_bytes
+    assert predict(folder, gradient_checkpointing=True).activations_bytes < 0.8 * plain
+    assert predict(folder, dropout=0.1).activations_bytes > 1.1 * plain
+    assert predict(folder, dtype="bfloat16").activations_bytes < plain
+
+
+def test_every_trained_token_costs_a_row_of_the_vocabulary(folder: Path) -> None:
+    few, many = (predict(folder, trained_tokens=count).activations_bytes for count in (300, 400))
+    assert many - few == pytest.approx(100 * 2048 * 4, rel=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_counting_without_weights_agrees_with_what_a_real_step_allocates(folder: Path) -> None:
+    """The oracle: PyTorch's own allocations of a real forward and backward pass, at the full depth."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from vademecum.models import attach_adapter
+    from vademecum.planning.tracing import Allocations
+    from vademecum.training.fused import fuse_adapters
+    from vademecum.training.loss import loss_at
+
+    model = attach_adapter(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)), LoraConfig(), 0)
+    model.train()
+    fuse_adapters(model)
+    ids = torch.ones(4, 128, dtype=torch.long)
+    inputs = {"input_ids": ids, "position_ids": torch.arange(128).repeat(4, 1)}
+    some = torch.arange(300)
+    allocations = Allocations()
+    allocations.disregard(model)
+    with allocations.watching():
+        loss_at(model, inputs, some, some).backward()  # type: ignore[no-untyped-call]
+    assert predict(folder).activations_bytes == pytest.approx(allocations.peak_bytes, rel=0.02)
+
+
+def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}', encoding="utf-8")
+    with pytest.raises(SourceError, match="cannot be read") as caught:
+        predict(tmp_path)
+    assert str(tmp_path) in caught.value.message
