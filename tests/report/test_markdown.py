@@ -36,6 +36,7 @@ def test_numbers_of_the_report_stand_in_it(report: dict[str, Any], material: Rep
     tuned = report["systems"]["tuned"]["metrics"]["rouge1"]
     assert f"{tuned['mean']:.3f} [{tuned['low']:.3f}, {tuned['high']:.3f}]" in text
     assert "removed: exact duplicate | 3 |" in text
+    assert "| record number | 2 |" in text and "| phone | 1,204 |" in text
     assert report["signature"] in text and report["run"]["command"] in text
 
 

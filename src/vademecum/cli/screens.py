@@ -145,6 +145,9 @@ def show_audit(audit: "TrainingAudit") -> None:
     for rule, count in cleaning["rules"].items():
         table.add_row(f"  {rule}", f"{count:,}")
     table.add_row("pairs kept", f"{cleaning['pairs_kept']:,}")
+    for kind, found_in in audit.identifiers.items():
+        first = f" in {found_in['pairs']:,} pairs: {', '.join(found_in['first_ids'])}" if found_in["count"] else ""
+        table.add_row(f"  look like a {kind.replace('_', ' ')}", f"{found_in['count']:,}{first}")
     for name, count in audit.counts.items():
         table.add_row(f"  {name}", f"{count:,}")
     for name, share in audit.leakage.items():

@@ -34,6 +34,8 @@ class CorpusConfig(Section):
     """Remove answers that only repeat their own question."""
     drop_duplicates: bool = True
     """Keep the first of the pairs whose question and answer are both the same."""
+    identifiers: Literal["count", "stop"] = "count"
+    """`count` what looks like a personal identifier; `stop` at dates of birth, record and social security numbers."""
 
 
 class SplitConfig(Section):
