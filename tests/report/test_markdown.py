@@ -68,6 +68,15 @@ def test_a_run_without_tuned_has_its_report(untrained_report: dict[str, Any], un
         ("two\n# lines", "two # lines"),
         ("a < b & c", "a &lt; b &amp; c"),
         ("[0.1, 0.2]", "[0.1, 0.2]"),
+        ("- a", "\\- a"),
+        ("---", "\\---"),
+        ("-0.1", "-0.1"),
+        ("+0.036", "+0.036"),
+        ("# a", "\\# a"),
+        ("12. a", "12\\. a"),
+        ("1.5 a", "1.5 a"),
+        ("[a]: http://h", "\\[a]: http://h"),
+        ("a\x1b[31mb\u202e", "a⟨U+001B⟩[31mb⟨U+202E⟩"),
     ],
 )
 def test_markup_is_escaped(text: str, expected: str) -> None:

@@ -84,7 +84,7 @@ def counts_table(report: Mapping[str, Any], material: ReportMaterial) -> Table:
             ("· of them trained (answers and end tokens)", found["trained_tokens"]),
             ("tokens seen over the whole training", report["training"]["real_tokens"]),
         ]
-    return Table(("step", "count"), tuple((name, numbers.count(number)) for name, number in steps))
+    return Table(("step", "count"), tuple((name, numbers.count(number)) for name, number in steps), has_parts=True)
 
 
 def identifiers_table(report: Mapping[str, Any]) -> Table:
