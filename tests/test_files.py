@@ -56,3 +56,33 @@ def test_an_error_of_the_disk_names_the_file(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match=r"No space left on device: '.*a\.txt'"):
         write_whole(tmp_path / "a.txt", "new")
+
+
+def test_who_reads_the_old_file_reads_it_to_its_end(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    write_whole(target, "old " * 10_000)
+    with target.open(encoding="utf-8") as reader:
+        assert reader.read(4) == "old "
+        write_whole(target, "new")
+        assert reader.read() == "old " * 9_999
+    assert target.read_text(encoding="utf-8") == "new"
+
+
+def test_the_content_is_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut a file whose name came first would be there, and empty."""
+    done: list[tuple[str, str]] = []
+    sync, rename = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        sync(descriptor)
+        place = Path(f"/proc/self/fd/{descriptor}").resolve()
+        done.append(("synced", "folder" if place.is_dir() else place.read_text(encoding="utf-8")))
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(("renamed", target.name))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_whole(tmp_path / "a.txt", "all of it")
+    assert done == [("synced", "all of it"), ("renamed", "a.txt"), ("synced", "folder")]

@@ -9,8 +9,12 @@ from tests.listener import Listener, go
 
 from vademecum.config import RunConfig, load_config
 from vademecum.errors import StaleError, StoppedError
+from vademecum.generation import Decoding, chunks, generate
+from vademecum.records import Prediction
 from vademecum.runs import Run
 from vademecum.stages import Road, run_road
+from vademecum.stages.answer import ChunkFiles
+from vademecum.stages.material import Base, Pairs, prompts_for
 from vademecum.stopping import Stop
 
 
@@ -121,6 +125,25 @@ def test_scoring_anew_leaves_training_and_predictions_alone(
     assert listener.worked == ["score/base", "score/few-shot", "score/copy", "score/tuned", "report"]
     with pytest.raises(StaleError, match="train"):
         go(folder, tiny_config(tiny_checkpoint, "train.learning_rate=0.01"))
+
+
+def test_the_tuned_answers_are_the_adapters(finished: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Answered anew with the adapter that plain PEFT merges; and the base model answers otherwise."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    config = tiny_config(tiny_checkpoint)
+    road = Road(Run.open(finished), config, Listener())
+    pairs, base = Pairs.read(road), Base.locate(road)
+    prompts = prompts_for("tuned", pairs.test(config), [], base, config)
+    decoding = Decoding.model_validate(road.run.read_json("decoding.json")["decoding"])
+    plain = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    merged = PeftModel.from_pretrained(plain, str(finished / "adapter")).merge_and_unload()
+    sink = ChunkFiles(tmp_path, len(chunks(prompts, decoding)), Stop())
+    generate(merged, base.tokenizer, prompts, decoding, sink)
+    tuned = road.run.read_rows("predictions/tuned.jsonl", Prediction)
+    assert sink.read() == tuned
+    assert [row.text for row in tuned] != [row.text for row in road.run.read_rows("predictions/base.jsonl", Prediction)]
 
 
 def test_the_same_configuration_gives_the_same_bytes(finished: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -14,16 +14,30 @@ VademecumError            message: what failed, what was found; hint: what to do
 ```
 """
 
+import re
 from signal import Signals
+
+_SECRETS = (
+    re.compile(r"(?<=://)[^/\s@'\"]+(?=@)"),  # the user and password of an address
+    re.compile(r"(?i)(?<=[?&])[\w-]*(?:token|key|secret|sig|signature|password|credential)=[^&#\s'\"]+"),
+    re.compile(r"\bhf_[A-Za-z0-9]{20,}"),  # the hub's tokens
+)
+
+
+def masked(text: str) -> str:
+    """The text without what looks like a password or a token."""
+    for secret in _SECRETS:
+        text = secret.sub("***", text)
+    return text
 
 
 class VademecumError(Exception):
-    """What failed and what was found (`message`), and what to do about it (`hint`)."""
+    """What failed and what was found (`message`), and what to do about it (`hint`); no password, no token."""
 
     def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = masked(message)
         self.hint = hint
+        super().__init__(self.message)
 
 
 class InputError(VademecumError):

@@ -85,3 +85,22 @@ def test_unknown_name_lists_the_presets() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("dmo")
     assert "demo" in caught.value.hint
+
+
+def test_an_empty_path_is_not_the_folder_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('[corpus]\nsource = ""\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"corpus\.source"):
+        load_config(tmp_path / "mine.toml")
+
+
+@pytest.mark.parametrize("value", ["inf", "1e999", "nan"])
+def test_numbers_that_cannot_be_written_down_are_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"train\.learning_rate"):
+        load_config("demo", [f"train.learning_rate={value}"])
+
+
+@pytest.mark.parametrize("content", ["a = " + "[" * 5_000, "seed = " + "9" * 5_000])
+def test_a_file_that_the_parser_gives_up_on_is_malformed(tmp_path: Path, content: str) -> None:
+    (tmp_path / "deep.toml").write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match="malformed"):
+        load_config(tmp_path / "deep.toml")

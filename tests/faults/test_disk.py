@@ -4,6 +4,8 @@ for whole, and when the cause is gone the same command goes on to the same end."
 import dataclasses
 import os
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,71 @@ def test_a_full_disk(
     assert set(Run(tmp_path).entries()) == before
     assert command.finish(tmp_path)[0] == 0
     assert differences(tmp_path, reference) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own in memory, where this user may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    try:
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "none", str(place)], capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no program `mount`")
+    if mounted.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def remount(place: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("done", "room_kib"),
+    [
+        (None, 100),
+        pytest.param("prepare", 20, marks=pytest.mark.slow),
+        ("plan", 60),
+        pytest.param("train", 8, marks=pytest.mark.slow),
+        pytest.param("predict/tuned", 8, marks=pytest.mark.slow),
+    ],
+)
+def test_a_disk_that_is_really_full(
+    done: str | None, room_kib: int, command: Command, reference: Path, small_disk: Path
+) -> None:
+    """So much room is left when a stage is done; with all the room the same command goes on."""
+    folder = small_disk / "run"
+    if done:
+        assert command.finish(folder, "--until", done)[0] == 0
+    before = set(Run(folder).entries())
+    taken = shutil.disk_usage(small_disk).used
+    remount(small_disk, f"size={taken + room_kib * 1024}")
+    code, told = command.finish(folder)
+    assert code == 1, told
+    assert "Traceback" not in told
+    error = told[told.index("error: ") :]
+    assert "No space left on device" in error or "cannot be written" in error
+    assert str(folder) in error
+    assert set(Run(folder).entries()) >= before
+    remount(small_disk, "size=64m")
+    code, told = command.finish(folder)
+    assert code == 0, told
+    assert differences(folder, reference) == []
+
+
+def test_a_disk_that_can_only_be_read(command: Command, reference: Path, small_disk: Path) -> None:
+    folder = small_disk / "run"
+    assert command.finish(folder, "--until", "prepare")[0] == 0
+    remount(small_disk, "ro")
+    code, told = command.finish(folder)
+    assert code == 1
+    assert "Traceback" not in told
+    assert f"error: [Errno 30] Read-only file system: '{folder}" in told
+    remount(small_disk, "rw")
+    assert command.finish(folder)[0] == 0
+    assert differences(folder, reference) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")

@@ -75,6 +75,10 @@ def build_material(systems: tuple[str, ...]) -> ReportMaterial:
             },
             "missing_fields": ["cuis"],
         },
+        identifiers={
+            kind: {"count": count, "pairs": count, "first_ids": ["pair-001"] if count else []}
+            for kind, count in {"birth_date": 0, "record_number": 2, "phone": 1_204}.items()
+        },
         leakage={
             "strategy": "grouped",
             "counts": {"train": 222, "validation": 30, "test": 105, "excluded": 3},

@@ -36,6 +36,7 @@ def test_numbers_of_the_report_stand_in_it(report: dict[str, Any], material: Rep
     tuned = report["systems"]["tuned"]["metrics"]["rouge1"]
     assert f"{tuned['mean']:.3f} [{tuned['low']:.3f}, {tuned['high']:.3f}]" in text
     assert "removed: exact duplicate | 3 |" in text
+    assert "| record number | 2 |" in text and "| phone | 1,204 |" in text
     assert report["signature"] in text and report["run"]["command"] in text
 
 
@@ -67,6 +68,15 @@ def test_a_run_without_tuned_has_its_report(untrained_report: dict[str, Any], un
         ("two\n# lines", "two # lines"),
         ("a < b & c", "a &lt; b &amp; c"),
         ("[0.1, 0.2]", "[0.1, 0.2]"),
+        ("- a", "\\- a"),
+        ("---", "\\---"),
+        ("-0.1", "-0.1"),
+        ("+0.036", "+0.036"),
+        ("# a", "\\# a"),
+        ("12. a", "12\\. a"),
+        ("1.5 a", "1.5 a"),
+        ("[a]: http://h", "\\[a]: http://h"),
+        ("a\x1b[31mb\u202e", "a⟨U+001B⟩[31mb⟨U+202E⟩"),
     ],
 )
 def test_markup_is_escaped(text: str, expected: str) -> None:

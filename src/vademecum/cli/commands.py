@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vademecum.errors import InputError, StoppedError, VademecumError
+from vademecum.errors import InputError, StoppedError, VademecumError, masked
 
 app = typer.Typer(
     help="Turn a small language model into a medical question-answering handbook, and prove what it is worth.",
@@ -50,7 +50,8 @@ def vade(
     options.json, options.quiet, options.offline, options.traceback = as_json, quiet, offline, traceback
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for silent in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        os.environ.setdefault(silent, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if quiet or as_json:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -224,7 +225,7 @@ def main() -> None:
     except OSError as error:
         if options.traceback:
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {masked(str(error))}", err=True)
         typer.echo(
             "hint: look whether the disk has room and the folder can be written; --traceback says more", err=True
         )

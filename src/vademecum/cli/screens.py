@@ -14,6 +14,7 @@ from vademecum.cli.progress import Progress, Silence
 from vademecum.hardware import Hardware
 from vademecum.planning import Plan
 from vademecum.records import Comparison
+from vademecum.report.plain import visible
 from vademecum.runs import Run
 
 if TYPE_CHECKING:
@@ -173,6 +174,13 @@ def show_audit(audit: "TrainingAudit") -> None:
     for rule, count in cleaning["rules"].items():
         table.add_row(f"  {rule}", f"{count:,}")
     table.add_row("pairs kept", f"{cleaning['pairs_kept']:,}")
+    for kind, found_in in audit.identifiers.items():
+        first = (
+            f" in {found_in['pairs']:,} pairs: {', '.join(map(repr, found_in['first_ids']))}"
+            if found_in["count"]
+            else ""
+        )
+        table.add_row(f"  look like a {kind.replace('_', ' ')}", f"{found_in['count']:,}{first}")
     for name, count in audit.counts.items():
         table.add_row(f"  {name}", f"{count:,}")
     for name, share in audit.leakage.items():
@@ -188,7 +196,8 @@ def _print_examples(audit: "TrainingAudit") -> None:
     for pieces in audit.examples:
         text = Text()
         for piece, trained in pieces:
-            marked = piece if console.is_terminal or not trained else f"⟦{piece}⟧"
+            seen = visible(piece)  # a terminal would obey what a corpus says after an escape character
+            marked = seen if console.is_terminal or not trained else f"⟦{seen}⟧"
             text.append(marked, style="bold green" if trained else "dim")
         console.rule("one row: trained tokens in colour" if console.is_terminal else "one row: trained tokens in ⟦ ⟧")
         console.print(text)

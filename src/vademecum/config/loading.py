@@ -3,7 +3,8 @@
 import difflib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from vademecum.config.sections import RunConfig
-from vademecum.errors import ConfigError
+from vademecum.errors import ConfigError, masked
 
 PRESETS = files("vademecum") / "presets"
 
@@ -28,15 +29,35 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     a configuration works from any working directory.
 
     Raises:
-        ConfigError: the file is missing or malformed, or any key or value is wrong; all mistakes are listed at once.
+        ConfigError: the file is missing or malformed, or any key or value is wrong (all mistakes are listed at once),
+            or a value holds a password or a token.
     """
     tree = _read(name)
     for override in overrides:
         _apply(tree, override)
     try:
-        return RunConfig.model_validate(tree)
+        config = RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, str(name)), hint=_suggest(error)) from None
+    secret = [place for place, text in _texts(config.model_dump(), "") if masked(text) != text]
+    if secret:
+        raise ConfigError(
+            f"{name}: {' and '.join(secret)} holds a password or a token, which would stand in the run's files",
+            hint="log in with `hf auth login`, or download the file and give its path",
+        )
+    return config
+
+
+def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:  # noqa: ANN401  any part of the tree
+    """Every text of a configuration, with its dotted name."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _texts(inner, f"{place}.{key}".removeprefix("."))
+    elif isinstance(value, tuple):
+        for inner in value:
+            yield from _texts(inner, place)
 
 
 def _read(name: str | Path) -> dict[str, Any]:
@@ -53,7 +74,7 @@ def _read(name: str | Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", hint="give a readable UTF-8 TOML file") from None
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML or JSON, an endless number, a thousand brackets
         raise ConfigError(f"{path} is malformed: {error}", hint="see docs/configuration.md for the form") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds a {type(tree).__name__}, not settings", hint="see docs/configuration.md")
@@ -67,8 +88,9 @@ def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
         if not isinstance(values, dict):
             continue
         value = values.get(key)
-        if isinstance(value, str) and not Path(value).is_absolute() and (folder / value).exists():
-            values[key] = str((folder / value).resolve())
+        with suppress(OSError):  # a text that cannot be a path's name at all
+            if isinstance(value, str) and value and not Path(value).is_absolute() and (folder / value).exists():
+                values[key] = str((folder / value).resolve())
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -91,7 +113,7 @@ def _parse_value(text: str) -> Any:  # noqa: ANN401  any TOML value
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -13,13 +13,13 @@ System = Literal["base", "few-shot", "copy", "tuned"]
 class Section(BaseModel):
     """A frozen part of the configuration; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class CorpusConfig(Section):
     """Where the question-answer pairs come from, and which of them are kept."""
 
-    source: str = "sample"
+    source: Annotated[str, Field(min_length=1)] = "sample"
     """`sample` (bundled), `medquad` (the archive on the web), or a path: MedQuAD zip or folder, CSV, JSONL, Parquet."""
     format: Literal["auto", "medquad", "csv", "jsonl", "parquet"] = "auto"
     """How to read `source`; `auto` goes by the name's ending and by what is inside."""
@@ -35,6 +35,8 @@ class CorpusConfig(Section):
     """Remove answers that only repeat their own question."""
     drop_duplicates: bool = True
     """Keep the first of the pairs whose question and answer are both the same."""
+    identifiers: Literal["count", "stop"] = "count"
+    """`count` what looks like a personal identifier; `stop` at dates of birth, record and social security numbers."""
 
 
 class SplitConfig(Section):
@@ -211,7 +213,7 @@ class EvaluateConfig(Section):
 class RunConfig(Section):
     """Everything that a run needs to repeat itself."""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides the split, the order of training, the subsets and the resampling."""
     corpus: CorpusConfig = CorpusConfig()
     split: SplitConfig = SplitConfig()

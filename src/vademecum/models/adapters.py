@@ -104,6 +104,7 @@ def load_adapter(model: "PreTrainedModel", folder: Path, *, base: BaseModelFiles
         SourceError: files are missing or do not fit, or `base` is not the base model that the adapter was trained on.
     """
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
@@ -122,7 +123,7 @@ def load_adapter(model: "PreTrainedModel", folder: Path, *, base: BaseModelFiles
     try:
         with _known_warning_silenced():
             return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-    except (ValueError, KeyError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise SourceError(
             f"The adapter in {str(folder)!r} does not fit this base model: {error}",
             hint="Load the base model that the adapter was trained on, or train again.",

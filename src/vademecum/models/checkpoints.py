@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from vademecum.config import ModelConfig
 from vademecum.errors import InputError, SourceError
 from vademecum.files import digest_file
+from vademecum.models.fitness import check_causal, check_fit, check_numbers
 from vademecum.models.gguf import convert_gguf
-from vademecum.models.progress import no_progress_bars
+from vademecum.models.progress import no_load_report
 from vademecum.sources import NAMED, cache_folder, fetch
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def locate_base(config: ModelConfig, *, offline: bool, weights: bool = True) -> 
     digest.
 
     Raises:
-        SourceError: it cannot be found or fetched, is incomplete, or has pickled weights only.
+        SourceError: it cannot be found or fetched, is incomplete, has pickled weights only, or a configuration that
+            transformers cannot use.
     """
     if config.name == WHEEL_MODEL:
         path, name = _converted_wheel_model(offline=offline), "SmolLM2-135M-Instruct"
@@ -75,19 +77,31 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     keep their size. One without a chat template keeps None.
 
     Raises:
-        SourceError: the files are damaged, or need code that travels with the model.
+        SourceError: the files are damaged, need code that travels with the model, name no token to pad with, or give
+            ids that the model's embedding does not have.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceError(
             f"The tokenizer in {str(path)!r} cannot be loaded: {error}",
             hint="Copy the model's directory again, with all of its tokenizer files.",
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token if tokenizer.unk_token is None else tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise SourceError(
+            f"The tokenizer in {str(path)!r} has no pad token, no unknown token and no end token.",
+            hint="Set `eos_token` in its tokenizer_config.json.",
+        )
+    rows, highest = _embedding_rows(path), max(tokenizer.get_vocab().values())
+    if rows is not None and highest >= rows:
+        raise SourceError(
+            f"The tokenizer in {str(path)!r} gives ids up to {highest}, and the model's embedding has {rows} rows.",
+            hint="Take the tokenizer that belongs to these weights, or resize the embedding and save the model again.",
+        )
     return tokenizer
 
 
@@ -98,15 +112,18 @@ def load_base(path: Path, config: ModelConfig, *, dtype: str, device: str) -> "P
 
     Raises:
         InputError: bitsandbytes is asked for and not installed.
-        SourceError: weights are missing or of another shape, or transformers does not know the architecture.
+        SourceError: weights are missing, left over, of another shape, not finite or too large for `dtype`; or
+            transformers does not know the architecture; or it is no decoder.
     """
     from transformers import AutoModelForCausalLM
+
+    check_numbers(path, dtype)
 
     options: dict[str, Any] = {}
     if config.quantization != "none":
         options = {"quantization_config": _quantization(config, dtype), "device_map": {"": device}}
     try:
-        with no_progress_bars():
+        with no_load_report():
             model, loading = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=dtype,
@@ -115,6 +132,7 @@ def load_base(path: Path, config: ModelConfig, *, dtype: str, device: str) -> "P
                 attn_implementation="sdpa",
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, in a sentence
                 **options,
             )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -122,14 +140,10 @@ def load_base(path: Path, config: ModelConfig, *, dtype: str, device: str) -> "P
             f"The model in {str(path)!r} cannot be loaded: {error}",
             hint="Check that it is a decoder that transformers knows, and copy its directory again if it is damaged.",
         ) from error
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
-        raise SourceError(
-            f"The weights in {str(path)!r} lack {len(missing)} tensors of the model, such as {missing[0]!r}.",
-            hint="They would start at random. Copy the directory again, or check that config.json belongs to them.",
-        )
+    check_fit(path, model, loading)
     if config.quantization == "none":
         model.to(device)
+    check_causal(path, model)
     return model
 
 
@@ -154,6 +168,7 @@ def _check_checkpoint(path: Path, name: str, *, weights: bool) -> list[Path]:
         raise SourceError(f"model.name = {name!r}: there is no such directory.", hint=hint)
     if not (path / "config.json").is_file():
         raise SourceError(f"model.name = {name!r}: the directory has no config.json.", hint=hint)
+    _check_configuration(path)
     if not any((path / file).is_file() for file in TOKENIZER_FILES):
         raise SourceError(f"model.name = {name!r}: the directory has none of {', '.join(TOKENIZER_FILES)}.", hint=hint)
     if not weights:
@@ -175,6 +190,30 @@ def _check_checkpoint(path: Path, name: str, *, weights: bool) -> list[Path]:
     for file in files:
         _check_safetensors(file)
     return files
+
+
+def _check_configuration(path: Path) -> None:
+    """Refuse a config.json that is damaged or that no model can be built from, before anything goes by it."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise TypeError(f"it holds a {type(settings).__name__}, not settings")
+        AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+        raise SourceError(
+            f"The config.json in {str(path)!r} cannot be used: {error}",
+            hint="Copy the one that the weights were saved with, of a decoder that transformers knows by itself.",
+        ) from error
+
+
+def _embedding_rows(path: Path) -> int | None:
+    """How many tokens the model knows; None where its configuration does not say."""
+    settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    rows = settings.get("vocab_size", settings.get("text_config", {}).get("vocab_size"))
+    return None if rows is None else int(rows)
 
 
 def _check_safetensors(file: Path) -> None:

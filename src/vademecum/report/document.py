@@ -39,6 +39,8 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     text_columns: int = 1
     caption: str = ""
+    has_parts: bool = False
+    """Rows that begin with `· ` are parts of the row above them."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vademecum.report.document import Figure
 from vademecum.report.material import ReportMaterial
+from vademecum.report.plain import visible
 from vademecum.report.sections import build_sections
 from vademecum.report.sentences import NOT_ADVICE, deck
 
@@ -39,6 +40,7 @@ def _environment() -> "Environment":
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,  # what is markup already stays as it is
     )
 
     def drawing(figure: Figure) -> Markup:

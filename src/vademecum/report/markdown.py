@@ -6,11 +6,15 @@ from typing import Any
 
 from vademecum.report.document import Block, Case, Cases, Command, Figure, Points, Prose, Statements, Table
 from vademecum.report.material import ReportMaterial
+from vademecum.report.plain import visible
 from vademecum.report.sections import build_sections
 from vademecum.report.sentences import NOT_ADVICE, deck
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _MARKS = re.compile(r"[\\`*|~$]|(?<!\w)_|_(?!\w)|\](?=\()")
+
+_OPENING = re.compile(r"(?:(?=#)|(?=[-+=](?:[-+=\s]|$))|\d{1,9}(?=[.)](?:\s|$))|(?=\[[^\]]*\]:))")
+"""At the start of a paragraph: up to the mark that would make it a heading, a list, a rule or a link's address."""
 
 
 def render_markdown(report: Mapping[str, Any], material: ReportMaterial, *, public: bool) -> str:
@@ -30,7 +34,7 @@ def render_block(block: Block) -> Iterator[str]:
         case Points():
             yield "\n".join(f"- {escape(item)}" for item in block.items)
         case Command():
-            yield _fence(block.text)
+            yield _fence(visible(block.text))
         case Table():
             yield render_table(block)
             if block.caption:
@@ -47,15 +51,17 @@ def render_block(block: Block) -> Iterator[str]:
 def render_table(table: Table) -> str:
     """Pipes and dashes; numbers to the right."""
     rule = ["---"] * table.text_columns + ["---:"] * (len(table.columns) - table.text_columns)
-    rows = [table.columns, rule, *table.rows]
-    return "\n".join("| " + " | ".join(escape(cell) for cell in row) + " |" for row in rows)
+    head, *rows = ([escape(cell) for cell in row] for row in (table.columns, *table.rows))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
 
 def escape(text: str) -> str:
     """One line of text that neither Markdown nor HTML takes for anything else."""
-    flat = " ".join(text.split())
+    flat = visible(" ".join(text.split()))
     safe = re.sub(r"[&<>]", lambda found: _ENTITIES[found[0]], flat)
-    return _MARKS.sub(lambda found: "\\" + found[0], safe)
+    marked = _MARKS.sub(lambda found: "\\" + found[0], safe)
+    opening = _OPENING.match(marked)
+    return f"{opening[0]}\\{marked[opening.end() :]}" if opening else marked
 
 
 def _case(case: Case) -> Iterator[str]:

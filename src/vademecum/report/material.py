@@ -22,6 +22,7 @@ class ReportMaterial:
     stages: Mapping[str, Mapping[str, Any]]
     """Stage → its manifest entry (seconds, peak_memory_bytes, versions, device, dtype, inputs, outputs)."""
     cleaning: Mapping[str, Any]
+    identifiers: Mapping[str, Mapping[str, Any]]
     leakage: Mapping[str, Any]
     supervision: Mapping[str, Any]
     plan: Mapping[str, Any]

@@ -96,6 +96,7 @@ def _differences(report: Mapping[str, Any]) -> Iterator[Block]:
 def _training(report: Mapping[str, Any], material: ReportMaterial) -> Iterator[Block]:
     yield tables.recipe_table(report, material)
     yield tables.counts_table(report, material)
+    yield tables.identifiers_table(report)
     missing = report["corpus"]["missing_fields"]
     if missing:
         yield Prose(f"No pair of this corpus has {_listed([FIELDS.get(name, name) for name in missing])}.")

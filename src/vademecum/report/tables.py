@@ -84,7 +84,19 @@ def counts_table(report: Mapping[str, Any], material: ReportMaterial) -> Table:
             ("· of them trained (answers and end tokens)", found["trained_tokens"]),
             ("tokens seen over the whole training", report["training"]["real_tokens"]),
         ]
-    return Table(("step", "count"), tuple((name, numbers.count(number)) for name, number in steps))
+    return Table(("step", "count"), tuple((name, numbers.count(number)) for name, number in steps), has_parts=True)
+
+
+def identifiers_table(report: Mapping[str, Any]) -> Table:
+    """What looks like a personal identifier, by kind; never the text itself."""
+    rows = tuple(
+        (kind.replace("_", " "), numbers.count(number)) for kind, number in report["corpus"]["identifiers"].items()
+    )
+    return Table(
+        ("looks like", "places in questions and answers"),
+        rows,
+        caption="Counted in all pairs kept, by the form of the text alone: 0 is no proof that there is none.",
+    )
 
 
 def recipe_table(report: Mapping[str, Any], material: ReportMaterial) -> Table:

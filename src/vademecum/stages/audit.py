@@ -23,6 +23,8 @@ class TrainingAudit:
 
     base: str
     cleaning: dict[str, Any]
+    identifiers: dict[str, Any]
+    """Kind → count, pairs, and the ids of the first."""
     counts: dict[str, int]
     leakage: dict[str, Any]
     supervision: SupervisionAudit
@@ -34,6 +36,7 @@ class TrainingAudit:
         return {
             "base": self.base,
             "cleaning": self.cleaning,
+            "identifiers": self.identifiers,
             "split": self.counts,
             "leakage": self.leakage,
             "supervision": self.supervision.model_dump(),
@@ -70,6 +73,7 @@ def audit_training(target: str | Path, settings: Sequence[str], examples: int, o
         return TrainingAudit(
             base=base.files.name,
             cleaning=road.run.read_json("cleaning.json"),
+            identifiers=road.run.read_json("identifiers.json"),
             counts=leakage["counts"],
             leakage=leakage["leakage"],
             supervision=audit_supervision(pairs, rows, base.tokenizer, config.prompt),

@@ -1,10 +1,20 @@
-"""prepare: source → pairs.jsonl, cleaning.json, splits.jsonl, leakage.json."""
+"""prepare: source → pairs.jsonl, cleaning.json, identifiers.json, splits.jsonl, leakage.json."""
 
 import os
 from collections import Counter
 from pathlib import Path
 
-from vademecum.corpus import audit_leakage, clean, load_corpus, missing_fields, sample_path, split
+from vademecum.corpus import (
+    audit_leakage,
+    check_identifiers,
+    clean,
+    load_corpus,
+    missing_fields,
+    sample_path,
+    scan_identifiers,
+    sensitive_words,
+    split,
+)
 from vademecum.files import digest_path
 from vademecum.sources import MEDQUAD_VARIABLE, fetch
 from vademecum.stages.road import Road, Stage
@@ -20,11 +30,16 @@ def corpus_digest(road: Road) -> dict[str, str]:
 
 
 def prepare(road: Road, _: Path) -> None:
-    """Read, clean and split the corpus, and measure what leaks."""
+    """Read, clean and split the corpus, look for personal identifiers, and measure what leaks."""
     config, run = road.config, road.run
     path = sample_path() if config.corpus.source == "sample" else fetch(config.corpus.source, offline=road.offline)
     found = load_corpus(path, config.corpus, road.observer.say)
     pairs, rules = clean(found, config.corpus)
+    identifiers = scan_identifiers(pairs)
+    if config.corpus.identifiers == "stop":  # before any text of the corpus is written
+        check_identifiers(identifiers)
+    if words := sensitive_words(identifiers):
+        road.observer.say(f"the corpus holds what looks like personal identifiers ({words})")
     missing = missing_fields(pairs)
     if missing:
         road.observer.say(f"the corpus has no {', '.join(missing)}: what goes by them falls away")
@@ -42,6 +57,7 @@ def prepare(road: Road, _: Path) -> None:
             "missing_fields": missing,
         },
     )
+    run.write_json("identifiers.json", {kind: one.model_dump() for kind, one in identifiers.items()})
     run.write_rows("splits.jsonl", assignments)
     run.write_json(
         "leakage.json",
@@ -58,7 +74,7 @@ PREPARE = Stage(
     name="prepare",
     settings=("seed", "corpus", "split"),
     reads=(),
-    writes=("pairs.jsonl", "cleaning.json", "splits.jsonl", "leakage.json"),
+    writes=("pairs.jsonl", "cleaning.json", "identifiers.json", "splits.jsonl", "leakage.json"),
     work=prepare,
     outside=corpus_digest,
 )

@@ -65,6 +65,7 @@ def gather(run: Run, config: RunConfig) -> ReportMaterial:
         base=plan["base"],
         stages={name: entry.model_dump() for name, entry in entries.items()},
         cleaning=run.read_json("cleaning.json"),
+        identifiers=run.read_json("identifiers.json"),
         leakage=run.read_json("leakage.json"),
         supervision=run.read_json("supervision.json"),
         plan=plan,
@@ -102,6 +103,7 @@ def report_stage(systems: Sequence[str]) -> Stage:
         settings=("seed", "evaluate", "generate.systems"),
         reads=(
             "cleaning.json",
+            "identifiers.json",
             "leakage.json",
             "supervision.json",
             "plan.json",
