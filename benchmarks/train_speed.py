@@ -136,6 +136,7 @@ def figures(rounds: list[dict[Arm, Outcome]]) -> dict[str, Figure]:
                 "share",
                 len(steps),
             ),
+            "padded_fraction": ([1 - step.real_tokens / step.slots for step in steps], "share", len(steps)),
             "peak_memory_gb": (
                 [outcome.peak_bytes / 1e9 for outcome in outcomes if outcome.peak_bytes is not None],
                 "1e9 bytes",
