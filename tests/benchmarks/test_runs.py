@@ -1,6 +1,8 @@
 """Every script runs to its end on the tiny checkpoint, and writes the figures that it promises."""
 
 import json
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,19 @@ def test_generate_speed(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pyte
     assert found["generate.speedup"]["n"] == 3
     assert found["generate.answers_per_second.ours"]["n"] == 6
     assert found["generate.tokens_per_second.one"]["value"] > 0
+
+
+def test_the_gpu_script_gives_options_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Path(train_speed.__file__).with_name("gpu.sh")
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+    text = script.read_text(encoding="utf-8").replace("\\\n", " ").replace("$random", "--random")
+    calls = [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("measure ")]
+    mains = {"train_speed": train_speed, "generate_speed": generate_speed}
+    assert {module for module, *_ in calls} == {*mains, "plan_accuracy"}
+    for module, *options in calls:
+        if module in mains:
+            monkeypatch.setattr(sys, "argv", [module, *options])
+            mains[module].parse()
 
 
 def outcome(arm: Arm, *seconds: float, unfinished: float | None = None) -> Outcome:
