@@ -31,8 +31,13 @@ test: check
 test-all: check
 	$(VENV)/bin/pytest -m 'not gpu and not network'
 
+# Hours; `make bench QUICK=1` takes minutes. On a CUDA machine: benchmarks/gpu.sh.
 bench: $(VENV)/.dev
-	$(VENV)/bin/python benchmarks/coverage.py
+	$(VENV)/bin/python -m benchmarks.coverage $(if $(QUICK),--quick)
+	$(VENV)/bin/python -m benchmarks.train_speed $(if $(QUICK),--quick)
+	$(if $(QUICK),,$(VENV)/bin/python -m benchmarks.train_speed --model tinyllama)
+	$(VENV)/bin/python -m benchmarks.generate_speed $(if $(QUICK),--quick)
+	$(VENV)/bin/python -m benchmarks.plan_accuracy $(if $(QUICK),--quick)
 
 docs: $(VENV)/.dev
 	COLUMNS=80 $(VENV)/bin/python docs/build.py

@@ -1,6 +1,6 @@
 """How often do the intervals contain the truth, and how often does the paired test err when there is no difference?
 
-    python benchmarks/coverage.py [--quick] [--repetitions N] [--out FILE]
+    python -m benchmarks.coverage [--quick] [--repetitions N] [--out FILE]
 
 Simulated scores look like ROUGE: skewed, in [0, 1], alike within a group; group sizes are log-normal (mean 3.4, most
 groups have one to four pairs, one in a hundred has more than 16). Every scenario's truth is known. Writes
@@ -8,7 +8,6 @@ a JSON file and prints the table of docs/statistics.md.
 """
 
 import argparse
-import json
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
@@ -16,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.results import RESULTS
 from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
 from vademecum.evaluation.intervals import estimate, paired_p
+from vademecum.files import write_json
 
 Array = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], tuple[Array, list[str]]]
@@ -161,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="200 repetitions, four numbers of groups")
     parser.add_argument("--repetitions", type=int, default=2_000)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "coverage.json")
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     counts, repetitions = ((3, 10, 20, 50), 200) if given.quick else (GROUPS, given.repetitions)
     rows = measure(counts, repetitions)
@@ -176,10 +177,11 @@ def main() -> None:
             **{name: version(name) for name in ("numpy", "scipy")},
         },
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    # Simulated: the same on every machine.
+    file = given.out or RESULTS / f"coverage{'-quick' if given.quick else ''}.json"
+    write_json(file, result)
     print(table(rows))
-    print(f"\n{repetitions} repetitions; written to {given.out}")
+    print(f"\n{repetitions} repetitions; written to {file}")
 
 
 if __name__ == "__main__":

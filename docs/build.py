@@ -1,8 +1,9 @@
-"""Writes what comes from the code and the results: configuration.md, commands.md, the README's table. `make docs`."""
+"""Writes what comes from the code and the results: configuration.md, commands.md, the tables of README.md and
+performance.md. `make docs`."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import typer
@@ -13,7 +14,45 @@ from vademecum.files import write_whole
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-MARKS = ("<!-- results: written by `make docs` from docs/results -->", "<!-- end of results -->")
+PERFORMANCE = HERE / "performance.md"
+MEASURED = HERE.parent / "benchmarks" / "results"
+ARMS = ("paper", "trl", "trl-fp32", "grouped", "packed")
+
+
+class Bar(NamedTuple):
+    """What a figure must show, and where."""
+
+    figure: str
+    what: str
+    where: str
+    machine: str
+    """How the names of the machines begin that count."""
+    bar: float
+    aim: float
+    unit: str
+    at_most: bool = False
+    """Small is good."""
+
+
+CPU = "cpu-2core"
+SMOLLM2, TINYLLAMA = "2-core CPU, SmolLM2-135M", "2-core CPU, TinyLlama's shape"
+H200 = "H200, TinyLlama's shape in bf16"
+BARS = (
+    Bar("train.speedup_over_paper", "real tokens/s over the paper's recipe", SMOLLM2, CPU, 4, 6, "x"),
+    Bar("train.speedup_over_paper.tinyllama", "the same", TINYLLAMA, CPU, 4, 6, "x"),
+    Bar("train.speedup_over_trl", "real tokens/s over TRL's defaults", SMOLLM2, CPU, 2.5, 4, "x"),
+    Bar("train.gemm_share", "share of the matrix-product rate", SMOLLM2, CPU, 0.35, 0.5, "%"),
+    Bar("train.gemm_share.tinyllama", "the same", TINYLLAMA, CPU, 0.5, 0.65, "%"),
+    Bar("train.padded_fraction", "padded fraction, grouped", "MedQuAD", CPU, 0.02, 0.01, "%", at_most=True),
+    Bar("generate.speedup", "answers/s over one at a time", SMOLLM2, CPU, 6, 12, "x"),
+    Bar(
+        "plan.memory_error_p95", "error of memory, 95th percentile", "24 or more runs", "", 0.1, 0.05, "%", at_most=True
+    ),
+    Bar("plan.false_fits", "said to fit and did not", "the same", "", 0, 0, "", at_most=True),
+    Bar("plan.false_refusals", "said not to fit and did", "the same", "", 2, 0, "", at_most=True),
+    Bar("plan.time_error", "error of predicted time", "presets demo and cpu", "", 0.15, 0.08, "%", at_most=True),
+    Bar("train.tokens_per_second.grouped.tinyllama", "real tokens/s", H200, "cuda-h200", 60_000, 100_000, "tok/s"),
+)
 
 
 def configuration_page() -> str:
@@ -90,20 +129,92 @@ def results_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def readme_page() -> str:
-    """The README with the table of the newest MedQuAD result."""
-    text = README.read_text(encoding="utf-8")
-    report = json.loads((HERE / "results" / "medquad-cpu" / "report.json").read_text(encoding="utf-8"))
-    before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
-    return f"{before}{MARKS[0]}\n{results_table(report)}\n{MARKS[1]}{after}"
+def measured() -> list[dict[str, Any]]:
+    """The result files of the benchmarks, without those of quick runs."""
+    files = [file for file in sorted(MEASURED.glob("*.json")) if not file.stem.endswith("-quick")]
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return [result for result in found if "machine" in result]
+
+
+def bars_table(results: list[dict[str, Any]]) -> str:
+    """What must be shown, and what was."""
+    lines = ["| figure | where | bar | aim | measured |", "|---|---|---|---|---|"]
+    for bar in BARS:
+        cells = [
+            _judged(bar, result["figures"][bar.figure], result["machine"])
+            for result in results
+            if bar.figure in result["figures"] and result["machine"].startswith(bar.machine)
+        ]
+        sign = "≤ " if bar.at_most else ""
+        goals = " | ".join(f"{sign}{_number(value, bar.unit)}" for value in (bar.bar, bar.aim))
+        lines.append(f"| {bar.what} | {bar.where} | {goals} | {'; '.join(cells) or 'not measured yet'} |")
+    return "\n".join(lines)
+
+
+def arms_table(results: list[dict[str, Any]]) -> str:
+    """Every arm of `train_speed` on every machine."""
+    lines = [
+        "| machine | model | arm | real tokens/s | share of the matrix product | peak memory, GB | padding | n |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for result in results:
+        for model, suffix in (("SmolLM2-135M", ""), ("TinyLlama's shape", ".tinyllama")):
+            for arm in ARMS:
+                row = [
+                    result["figures"].get(f"train.{name}.{arm}{suffix}")
+                    for name in ("tokens_per_second", "gemm_share", "peak_memory_gb", "padded_fraction")
+                ]
+                if row[0]:
+                    units = ("tok/s", "%", "GB", "%")
+                    shown = [
+                        _number(cell["value"], unit) if cell else "" for cell, unit in zip(row, units, strict=True)
+                    ]
+                    shown[0] = f"at most {shown[0]}" if row[0]["n"] == 0 else shown[0]
+                    lines.append(f"| {' | '.join([result['machine'], model, arm, *shown, str(row[0]['n'])])} |")
+    if len(lines) == 2:
+        return "Not measured yet."
+    versions = {result["machine"]: result["versions"] for result in results if "trl" in result["versions"]}
+    named = ("python", "torch", "transformers", "trl", "peft")
+    for machine, known in versions.items():
+        lines += ["", f"{machine}: {', '.join(f'{name} {known[name]}' for name in named)}."]
+    return "\n".join(lines)
+
+
+def _judged(bar: Bar, figure: dict[str, Any], machine: str) -> str:
+    value = figure["value"]
+    met = [value <= goal if bar.at_most else value >= goal for goal in (bar.bar, bar.aim)]
+    verdict = "aim met" if met[1] else "met" if met[0] else "**missed**"
+    bound = "at least " if figure["n"] == 0 else ""
+    spread = f"[{_number(figure['low'], bar.unit)} to {_number(figure['high'], bar.unit)}], n = {figure['n']}"
+    return f"{bound}{_number(value, bar.unit)} {spread}, {machine}: {verdict}"
+
+
+def _number(value: float, unit: str) -> str:
+    if unit == "%":
+        return f"{100 * value:.3g} %"
+    return f"{value:,.0f}" if unit == "tok/s" else f"{value:.3g}{unit if unit == 'x' else ''}"
+
+
+def filled(page: Path, **tables: str) -> str:
+    """A page with its generated parts, each between a comment that begins with its name and one that ends it."""
+    text = page.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        before, begins, rest = text.partition(f"<!-- {name}: ")
+        note, closes, rest = rest.partition(" -->")
+        _, ends, after = rest.partition(f"<!-- end of {name} -->")
+        text = f"{before}{begins}{note}{closes}\n{table}\n{ends}{after}"
+    return text
 
 
 def pages() -> dict[Path, str]:
     """The generated pages and what they should hold."""
+    report = json.loads((HERE / "results" / "medquad-cpu" / "report.json").read_text(encoding="utf-8"))
+    results = measured()
     return {
         HERE / "configuration.md": configuration_page(),
         HERE / "commands.md": commands_page(),
-        README: readme_page(),
+        README: filled(README, results=results_table(report)),
+        PERFORMANCE: filled(PERFORMANCE, bars=bars_table(results), arms=arms_table(results)),
     }
 
 

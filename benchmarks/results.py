@@ -1,0 +1,60 @@
+"""What every benchmark writes: a file per benchmark and machine, with versions, settings and figures.
+
+    benchmarks/results/train_speed-cpu-2core-avx2.json
+    {"machine": "cpu-2core-avx2", "versions": {…}, "settings": {…}, "figures": {"train.speedup_over_paper":
+     {"value": 4.2, "unit": "ratio", "n": 50, "low": 3.9, "high": 4.6}, …}}
+
+A quick run writes beside it, under `…-quick.json`, so that it never takes the place of a real one.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from vademecum.files import write_json
+from vademecum.hardware import probe_hardware
+from vademecum.stages.measuring import library_versions
+
+RESULTS = Path(__file__).parent / "results"
+
+Figure = dict[str, Any]
+
+
+def machine_label() -> str:
+    """This machine's name in file names, such as `cpu-2core-avx512bf16` or `cuda-h200`."""
+    return re.sub(r"[^a-z0-9]+", "-", probe_hardware().label.lower()).strip("-")
+
+
+def result_file(benchmark: str, *, quick: bool) -> Path:
+    """Where `benchmark` writes on this machine."""
+    return RESULTS / f"{benchmark}-{machine_label()}{'-quick' if quick else ''}.json"
+
+
+def figure(values: Sequence[float], unit: str, n: int) -> Figure:
+    """The median of `values`, with the smallest and the largest; `n` is what they were counted over."""
+    return {"value": median(values), "unit": unit, "n": n, "low": min(values), "high": max(values)}
+
+
+def write_result(
+    file: Path, subject: str, settings: Mapping[str, Any], figures: Mapping[str, Figure], **more: object
+) -> None:
+    """Write the figures of one `subject` (a model), whole; those of others that are in the file stay.
+
+    They stay only where machine and versions are the same. `more` is kept per subject, beside its settings.
+    """
+    head = {"machine": machine_label(), "versions": library_versions()}
+    old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if {name: old.get(name) for name in head} != head:
+        old = {}
+    of_others = {
+        name: value
+        for name, value in old.get("figures", {}).items()
+        if name not in old["settings"].get(subject, {}).get("figures", ())
+    }
+    own = {**settings, "figures": sorted(figures), **more}
+    write_json(
+        file, {**head, "settings": {**old.get("settings", {}), subject: own}, "figures": {**of_others, **figures}}
+    )

@@ -1,0 +1,258 @@
+"""One block of a training benchmark: a few steps of one arm, in a process of its own.
+
+A process of its own, because then nothing of another arm is left behind (wrappers over the model, memory that the
+allocator keeps), and because an arm that gets nowhere can be ended. The first step of a block warms up and is not
+counted. The matrix-product rate is measured in the same process, before and after the steps.
+
+| arm | what trains |
+|---|---|
+| `paper` | our `train` as in the preset `paper`: batch 1, padded, checkpointing, dropout 0.1, accumulation 4 |
+| `trl` | TRL's SFTTrainer with nothing set but the adapter and the number of steps: batch 8, bf16, checkpointing |
+| `trl-fp32` | the same with `bf16=False`, for machines where bf16 is emulated |
+| `grouped` | our `train` with its default batching |
+| `packed` | our `train` with packed rows |
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from random import Random
+from typing import Any, Literal, NamedTuple
+
+from benchmarks.workload import Shape, Subject, Workload, count_trained, matrix_product_rate
+
+from vademecum.config import LoraConfig, load_config
+from vademecum.config.sections import TrainConfig
+from vademecum.models import attach_adapter, peft_config
+from vademecum.stages.measuring import PeakMemory
+from vademecum.stopping import Stop
+from vademecum.training import Example, Layout, TrainingData, lay_out, train
+
+Arm = Literal["paper", "trl", "trl-fp32", "grouped", "packed"]
+ARMS: tuple[Arm, ...] = ("paper", "trl", "trl-fp32", "grouped", "packed")
+EXAMPLES_PER_STEP = 8
+"""Of `grouped` and, about, of `packed`, unless a micro-batch holds more: as many as TRL's default takes."""
+NEVER = 1_000_000
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one process does."""
+
+    arm: Arm
+    subject: Subject
+    workload: Workload
+    dtype: str
+    device: str
+    steps: int
+    """Timed ones."""
+    seed: int
+    """Decides which rows are trained on."""
+    micro_batch: int
+    """Examples per micro-batch of our own arms."""
+    max_length: int
+    """Of our own arms and the paper's; TRL keeps its default."""
+
+    @property
+    def config(self) -> tuple[TrainConfig, LoraConfig]:
+        """The settings of an arm that is trained by our own `train`."""
+        if self.arm == "paper":
+            preset = load_config("paper")
+            return preset.train.model_copy(update={"max_length": self.max_length}), preset.lora
+        packed = self.arm == "packed"
+        size = max(1, self.micro_batch // 2) if packed else self.micro_batch  # about two examples to a packed row
+        config = TrainConfig(
+            batching="packed" if packed else "grouped",
+            max_length=self.max_length,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=max(1, EXAMPLES_PER_STEP // self.micro_batch),
+            num_train_epochs=1,
+        )
+        return config, LoraConfig()
+
+    def lay_out(self, examples: list[Example]) -> Layout:
+        """A pass over all rows, as it would be trained."""
+        return lay_out([example.length for example in examples], self.config[0], seed=self.seed)
+
+
+class Rate(NamedTuple):
+    """The matrix product's."""
+
+    flops: float
+
+
+class Begun(NamedTuple):
+    """A step of so many real tokens has begun."""
+
+    real_tokens: int
+
+
+class Step(NamedTuple):
+    """A step is done."""
+
+    seconds: float
+    real_tokens: int
+    slots: int
+    flops: int
+    """That its real tokens needed."""
+
+
+class Peak(NamedTuple):
+    """The most memory that the steps held, weights and libraries included."""
+
+    bytes: int
+
+
+Message = Rate | Begun | Step | Peak
+Tell = Callable[[Message], None]
+
+
+def run_block(block: Block, connection: Connection) -> None:
+    """Do a block and tell through `connection` what happens as it happens."""
+    tell: Tell = connection.send
+    if block.arm.startswith("trl"):
+        _train_with_trl(block, tell)
+    else:
+        _train_with_ours(block, tell)
+    connection.close()
+
+
+@dataclass
+class Clock:
+    """A sink of `train` that keeps nothing but the time of every step."""
+
+    checkpoints: Path
+    stop: Stop
+    layout: Layout
+    needed: list[int]
+    """Operations of every row."""
+    tell: Tell
+    last: float = 0.0
+
+    def done(self) -> int:
+        """Every block begins afresh."""
+        return 0
+
+    def say(self, text: str) -> None:
+        """Nobody listens."""
+
+    def truncate(self, step: int) -> None:
+        """Nothing is kept."""
+
+    def step(self, row: dict[str, Any]) -> None:
+        """The clock is read right after."""
+
+    def timing(self, row: dict[str, Any]) -> None:
+        """Tell what the step took; the first one warms up."""
+        number, seconds = row["step"] - 1, row["seconds"] - self.last
+        self.last = row["seconds"]
+        if number > 0:
+            counts = self.layout.step_counts(number)
+            flops = sum(self.needed[index] for rows in self.layout.step(number) for index in rows)
+            self.tell(Step(seconds, counts["real_tokens"], counts["slots"], flops))
+        if number + 1 < self.layout.steps:
+            self.tell(Begun(self.layout.step_counts(number + 1)["real_tokens"]))
+
+
+def _train_with_ours(block: Block, tell: Tell) -> None:
+    config, lora = block.config
+    tokenizer = block.subject.tokenizer
+    examples = block.workload.examples(block.subject, config)
+    layout = block.lay_out(examples)
+    worst = max(range(len(layout.micro_batches)), key=lambda number: layout.slots_of(layout.micro_batches[number]))
+    chosen = Random(block.seed).choices(range(layout.steps), k=block.steps)
+    layout = layout.select([worst // layout.accumulation, *chosen])
+    model = attach_adapter(block.subject.load(block.dtype, block.device), lora, block.seed)
+    shape = Shape.of(model)
+    data = TrainingData(
+        examples=examples,
+        validation=[],
+        layout=layout,
+        pad_id=int(tokenizer.pad_token_id),
+        dtype=block.dtype,
+        device=block.device,
+        save_steps=NEVER,
+        eval_steps=NEVER,
+    )
+    needed = [shape.training_flops(row.length, count_trained(row.labels)) for row in examples]
+    tell(Rate(matrix_product_rate(block.dtype, block.device)))
+    with tempfile.TemporaryDirectory() as folder, PeakMemory() as peak:
+        train(model, tokenizer, data, config, Clock(Path(folder), Stop(), layout, needed, tell), block.seed)
+    tell(Peak(peak.peak_bytes))
+    tell(Rate(matrix_product_rate(block.dtype, block.device)))
+
+
+def _train_with_trl(block: Block, tell: Tell) -> None:
+    """As TRL's quick start does it. Left to its defaults but for the number of steps, and quiet about it."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    chosen = Random(block.seed).choices(range(len(block.workload.lengths)), k=EXAMPLES_PER_STEP * (block.steps + 2))
+    model = block.subject.load(block.dtype, block.device)
+    with tempfile.TemporaryDirectory() as folder:
+        given: dict[str, Any] = {"bf16": False} if block.arm == "trl-fp32" else {}
+        trainer = SFTTrainer(
+            model,
+            SFTConfig(
+                folder,
+                max_steps=block.steps + 1,
+                use_cpu=block.device == "cpu",
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                **given,
+            ),
+            train_dataset=Dataset.from_list(block.workload.trl_rows(block.subject, chosen)),
+            processing_class=block.subject.tokenizer,
+            peft_config=peft_config(LoraConfig()),
+        )
+        batches = _Batches(trainer.data_collator, Shape.of(trainer.model))
+        trainer.data_collator = batches
+        trainer.add_callback(_timing_callback(batches, block.device, tell))
+        tell(Rate(matrix_product_rate(block.dtype, block.device)))
+        with PeakMemory() as peak:
+            trainer.train()
+        tell(Peak(peak.peak_bytes))
+        tell(Rate(matrix_product_rate(block.dtype, block.device)))
+
+
+class _Batches:
+    """Notes what TRL's collator makes; a step takes one batch, in order."""
+
+    def __init__(self, collate: Callable[..., dict[str, Any]], shape: Shape) -> None:
+        self._collate = collate
+        self._shape = shape
+        self.steps: list[Step] = []
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self._collate(rows)
+        lengths = [len(row["input_ids"]) for row in rows]
+        needed = (self._shape.training_flops(len(row["input_ids"]), count_trained(row["labels"])) for row in rows)
+        self.steps.append(Step(0.0, sum(lengths), batch["input_ids"].numel(), sum(needed)))
+        return batch
+
+
+def _timing_callback(batches: _Batches, device: str, tell: Tell) -> Any:  # noqa: ANN401  untyped base
+    import torch
+    from transformers import TrainerCallback
+
+    class Timing(TrainerCallback):  # type: ignore[misc]  # untyped base
+        """From the end of one step to the end of the next, so that collating counts."""
+
+        last = 0.0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+            tell(Begun(batches.steps[state.global_step].real_tokens))
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+            if device == "cuda":
+                torch.cuda.synchronize()
+            now = time.perf_counter()
+            if state.global_step > 1:
+                tell(batches.steps[state.global_step - 1]._replace(seconds=now - self.last))
+            self.last = now
+
+    return Timing()

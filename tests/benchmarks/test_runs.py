@@ -1,0 +1,125 @@
+"""Every script runs to its end on the tiny checkpoint, and writes the figures that it promises."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.results import figure
+from benchmarks.train_speed import Outcome, run, speedup
+from benchmarks.training_block import Arm, Begun, Block, Message, Rate, Step
+from benchmarks.workload import Subject, Workload, token_counts
+
+from benchmarks import generate_speed, train_speed
+from vademecum.testing import tiny_pairs
+
+
+@pytest.fixture
+def sample_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VADE_MEDQUAD", str(tmp_path / "none.zip"))
+
+
+def figures(main: Any, monkeypatch: pytest.MonkeyPatch, file: Path, *options: str) -> dict[str, Any]:
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--quick", "--out", str(file), *options])
+    main()
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    assert {"machine", "versions", "settings", "figures"} <= set(found)
+    assert all(set(value) == {"value", "unit", "n", "low", "high"} for value in found["figures"].values())
+    assert all(value["low"] <= value["value"] <= value["high"] for value in found["figures"].values())
+    return dict(found["figures"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("sample_only")
+def test_train_speed(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--model", str(tiny_checkpoint), "--steps", "1", "--device", "cpu")
+    found = figures(train_speed.main, monkeypatch, tmp_path / "result.json", *options)
+    for name in ("speedup_over_paper", "speedup_over_trl", "gemm_share", "padded_fraction"):
+        assert found[f"train.{name}"]["value"] > 0
+    for arm in ("paper", "trl-fp32", "grouped", "packed"):
+        assert found[f"train.tokens_per_second.{arm}"]["n"] == 1
+        assert 0.05 < found[f"train.peak_memory_gb.{arm}"]["value"] < 10
+    assert found["train.padded_fraction.packed"]["value"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_block_that_gets_nowhere_is_ended(tiny_checkpoint: Path) -> None:
+    pairs, subject = tiny_pairs(20), Subject("tiny", tiny_checkpoint)
+    workload = Workload("tiny", pairs, token_counts(pairs, subject.tokenizer))
+    block = Block("grouped", subject, workload, "float32", "cpu", 1_000_000, 0, 2, 256)
+    outcome = run(block, minutes_limit=0.5)
+    assert not outcome.failed
+    assert outcome.peak_bytes is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_block_that_breaks_is_told_from_a_slow_one(tmp_path: Path) -> None:
+    workload = Workload("none", [], [(5, 5)])
+    outcome = run(
+        Block("grouped", Subject("gone", tmp_path), workload, "float32", "cpu", 1, 0, 2, 256), minutes_limit=5
+    )
+    assert outcome.failed
+    assert outcome.tokens_per_second is None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("sample_only")
+def test_generate_speed(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--model", str(tiny_checkpoint), "--prompts", "6", "--one-at-a-time", "3", "--batch-size", "4")
+    more = ("--max-new-tokens", "70", "--device", "cpu")
+    found = figures(generate_speed.main, monkeypatch, tmp_path / "result.json", *options, *more)
+    assert found["generate.equal_share"]["value"] == found["generate.equal_share.batches"]["value"] == 1
+    assert found["generate.speedup"]["n"] == 3
+    assert found["generate.answers_per_second.ours"]["n"] == 6
+    assert found["generate.tokens_per_second.one"]["value"] > 0
+
+
+def test_the_gpu_script_gives_options_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Path(train_speed.__file__).with_name("gpu.sh")
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+    text = script.read_text(encoding="utf-8").replace("\\\n", " ").replace("$random", "--random")
+    calls = [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("measure ")]
+    mains = {"train_speed": train_speed, "generate_speed": generate_speed}
+    assert {module for module, *_ in calls} == {*mains, "plan_accuracy"}
+    for module, *options in calls:
+        if module in mains:
+            monkeypatch.setattr(sys, "argv", [module, *options])
+            mains[module].parse()
+
+
+def outcome(arm: Arm, *seconds: float, unfinished: float | None = None) -> Outcome:
+    """Steps of 100 tokens and 1,000 operations each."""
+    block = Block(arm, Subject("none", None), Workload("none", [], []), "float32", "cpu", 1, 0, 2, 256)
+    found = Outcome(block, unfinished=unfinished)
+    told: list[Message] = [Rate(400.0), Begun(100), *(Step(each, 100, 125, 1000) for each in seconds), Rate(600.0)]
+    for message in told:
+        found.note(message)
+    return found
+
+
+def test_speed_and_share_are_those_of_the_whole_block() -> None:
+    found = outcome("grouped", 1.0, 3.0)
+    assert found.tokens_per_second == 50
+    assert found.gemm_share == 2000 / 4 / 500
+
+
+def test_ratios_are_taken_within_a_round_over_the_fastest_rival() -> None:
+    rounds: list[dict[Arm, Outcome]] = [
+        {"grouped": outcome("grouped", 1.0), "trl": outcome("trl", 4.0), "trl-fp32": outcome("trl-fp32", 2.0)},
+        {"grouped": outcome("grouped", 10.0), "trl-fp32": outcome("trl-fp32", 30.0)},
+        {"trl-fp32": outcome("trl-fp32", 30.0)},
+    ]
+    assert speedup(rounds, ("trl", "trl-fp32")) == figure([2.0, 3.0], "ratio", 2)
+    assert speedup(rounds, ("paper",)) is None
+
+
+def test_a_rival_without_a_step_gives_a_bound() -> None:
+    rounds: list[dict[Arm, Outcome]] = [{"grouped": outcome("grouped", 1.0), "trl": outcome("trl", unfinished=4.0)}]
+    assert speedup(rounds, ("trl",)) == figure([25.0], "ratio at least", 0)
+    assert train_speed.figures(rounds)["train.tokens_per_second.trl"] == figure([4.0], "tokens/s at most", 0)
