@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vademecum import hardware as module
-from vademecum.hardware import Hardware, choose_dtype, probe_hardware
+from vademecum.hardware import Hardware, PeakMemory, choose_dtype, probe_hardware
 
 GIB = 2**30
 
@@ -65,6 +65,17 @@ def test_the_device_that_was_configured_decides() -> None:
     assert choose_dtype(both)[0] == "bfloat16"
     assert choose_dtype(both, "cpu")[0] == "float32"
     assert choose_dtype(machine(), "mps")[0] == "float32"
+
+
+def test_the_peak_of_a_block_is_that_of_the_blocks_within() -> None:
+    with PeakMemory() as outer:
+        with PeakMemory() as inner:
+            held = b"x" * 200_000_000
+            del held
+        with PeakMemory() as later:
+            pass
+    assert outer.peak_bytes >= inner.peak_bytes >= 200_000_000
+    assert inner.peak_bytes >= later.peak_bytes > 0
 
 
 def test_labels_are_short_and_without_spaces() -> None:

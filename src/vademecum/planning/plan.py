@@ -8,11 +8,11 @@ from vademecum.config import BudgetConfig, TrainConfig
 from vademecum.errors import ConfigError
 from vademecum.planning.timing import EVALUATION_COST, STARTUP_SECONDS, Rates
 from vademecum.records import Record
+from vademecum.training import WARMUP_SHARE
 
 RESERVE_SHARE = 0.05
 """Part of the budget that is not planned away: machines slow down, reports are written."""
 
-WARMUP_SHARE = 0.03
 MIN_STEPS = 4
 
 

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from vademecum.config import RunConfig
 from vademecum.generation import Prompt, chunks, probe_generation
-from vademecum.hardware import Device, Hardware, check_device, choose_dtype, probe_hardware
+from vademecum.hardware import Device, Hardware, check_device, choose_dtype, peak_memory_bytes, probe_hardware
 from vademecum.models import attach_adapter
 from vademecum.planning import AnswerRates, Plan, Rates, Workload, answering_seconds, check_memory, choose_steps
 from vademecum.sources import cache_folder
 from vademecum.stages.answer import REPETITION_CONTROLS, decoding_for, tried_systems
 from vademecum.stages.material import Base, Pairs, model_digest, prompts_for, subset
-from vademecum.stages.measuring import peak_memory_bytes
 from vademecum.stages.road import Road, Stage
 from vademecum.training import (
     Example,
