@@ -27,7 +27,7 @@ def examples(count: int, seed: int = 0) -> list[Example]:
     for number in range(count):
         ids = [rng.randrange(3, 400) for _ in range(rng.randrange(8, 32))]
         prompt = rng.randrange(2, 6)
-        made.append(Example(id=f"row {number}", input_ids=ids, labels=[-100] * prompt + ids[prompt:], cut=False))
+        made.append(Example(id=f"row {number}", input_ids=ids, labels=[-100] * prompt + ids[prompt:]))
     return made
 
 
