@@ -1,41 +1,39 @@
 """Does a run take the memory and the time that the plan says?
 
-    python -m benchmarks.plan_accuracy [--quick] [--out FILE]
+    python -m benchmarks.plan_accuracy [--quick] [--run RUN]... [--out FILE]
 
-Every configuration trains in a process of its own, on a model of random weights, in micro-batches of one shape: first
-the plan's throw-away steps, which its time is predicted from, then more steps, which are timed. Memory is predicted
-from config.json alone. The constants of `planning.memory` were fitted on FITTED; only JUDGED is counted. Budgets from
-0.8 to 1.2 times the measured peak are then asked for: a false fit is a budget that the plan would have taken and the
-run exceeded, a false refusal one that it would have refused and the run kept, by more than the stated margin each.
-Writes benchmarks/results/plan_accuracy-MACHINE.json.
+Every case trains in a process of its own, on a model of random weights, in micro-batches of one shape: first the plan's
+throw-away steps, from which its time is predicted, then more steps, which are timed. Memory is predicted from
+config.json alone. The constants of `planning.memory` were fitted on FITTED; only JUDGED is counted. Budgets from 0.8 to
+1.2 times the measured peak are then asked for. A false fit is a budget that the plan would have taken and the case
+exceeded, a false refusal one that it would have refused and the case kept with more than the stated margin to spare.
+
+| figure | what |
+|---|---|
+| `plan.memory_error_p95` | 95th percentile of |predicted - measured| / measured peak |
+| `plan.false_fits`, `plan.false_refusals` | of the budgets asked for |
+| `plan.step_time_error` | 95th percentile of the same for the seconds of the timed steps |
+| `plan.time_error` | largest error of the predicted minutes of the finished runs given with --run |
 """
 
+import argparse
 import json
+import subprocess
 import sys
+import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import Figure, figure, result_file, write_result
+from benchmarks.workload import SHAPES
+
+from vademecum.planning.choice import MEMORY_MARGIN
+
 MODELS: dict[str, dict[str, Any]] = {
-    "smollm2-135m": {
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "vocab_size": 49152,
-        "tie_word_embeddings": True,
-    },
-    "tinyllama-1.1b": {
-        "hidden_size": 2048,
-        "intermediate_size": 5632,
-        "num_hidden_layers": 22,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 4,
-        "vocab_size": 32000,
-        "tie_word_embeddings": False,
-    },
+    **SHAPES,
     "width-256": {
         "hidden_size": 256,
         "intermediate_size": 688,
@@ -46,7 +44,9 @@ MODELS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
-"""Shapes of the three models; SmolLM2-135M's and TinyLlama-1.1B's as in their published configurations."""
+"""The published shapes of SmolLM2-135M and TinyLlama-1.1B, and a small one."""
+BUDGETS = (0.8, 0.9, 1.0, 1.1, 1.2)
+"""Times the measured peak."""
 
 TRAINED_SHARE = 0.8
 """Of a row, as on MedQuAD: the rest is prompt."""
@@ -66,6 +66,13 @@ class Case:
     quantization: str = "none"
     dropout: float = 0.0
     accumulation: int = 2
+    heap: bool = True
+    """Freed memory is kept, as glibc does by itself; with checkpointing never."""
+
+    @property
+    def compact(self) -> bool:
+        """As the plan would have it."""
+        return self.checkpointing or not self.heap
 
     @property
     def name(self) -> str:
@@ -82,7 +89,7 @@ FITTED = (
     Case("smollm2-135m", 3, 256),
     Case("smollm2-135m", 1, 768),
     Case("smollm2-135m", 3, 512, checkpointing=True),
-    Case("tinyllama-1.1b", 1, 384),
+    Case("tinyllama", 1, 384),
 )
 """What the constants were fitted on."""
 
@@ -108,22 +115,19 @@ JUDGED = (
     Case("smollm2-135m", 1, 512, dropout=0.1),
     Case("smollm2-135m", 1, 512, checkpointing=True, dropout=0.1),
     Case("smollm2-135m", 2, 256, quantization="nf4"),
-    Case("tinyllama-1.1b", 1, 256, accumulation=1),
-    Case("tinyllama-1.1b", 1, 512, accumulation=1),
-    Case("tinyllama-1.1b", 1, 512, checkpointing=True, accumulation=1),
+    Case("tinyllama", 1, 256, accumulation=1),
+    Case("tinyllama", 1, 512, accumulation=1),
+    Case("tinyllama", 1, 512, checkpointing=True, accumulation=1),
 )
 """What is counted."""
 
 
 def work(case: Case, folder: Path, timed_steps: int) -> dict[str, float]:
     """In a process of its own: predict, load, probe, train."""
-    import trl  # noqa: F401  so that the process is as big as the plan's when it looks
-
     from vademecum.config import LoraConfig, ModelConfig, TrainConfig
-    from vademecum.hardware import process_memory_bytes
+    from vademecum.hardware import compact_memory, peak_memory_bytes
     from vademecum.models import attach_adapter, load_base
-    from vademecum.planning.memory import TrainingShape, predict_memory
-    from vademecum.stages.measuring import peak_memory_bytes
+    from vademecum.planning.memory import TrainingShape, predict_memory, process_bytes
     from vademecum.training import Example, Layout, TrainingData, probe_steps
 
     trained = int(TRAINED_SHARE * case.width)
@@ -134,17 +138,18 @@ def work(case: Case, folder: Path, timed_steps: int) -> dict[str, float]:
         trained_tokens=case.rows * trained,
         gradient_checkpointing=case.checkpointing,
         quantization=case.quantization,  # type: ignore[arg-type]
+        compact=case.compact,
     )
     began = time.perf_counter()
     predicted = predict_memory(folder, lora, case.dtype, shape, None)
     planning_seconds = time.perf_counter() - began
-    before = process_memory_bytes()
+    process = process_bytes("cpu")
+    compact_memory(case.compact)
     model = load_base(folder, ModelConfig(quantization=case.quantization), dtype=case.dtype, device="cpu")  # type: ignore[arg-type]
-    loaded = process_memory_bytes()
     ids = [token % 8000 + 1 for token in range(case.width)]
     labels = [-100] * (case.width - trained) + ids[case.width - trained :]
     per_step = case.rows * case.accumulation
-    examples = [Example(str(row), ids, labels, cut=False) for row in range(per_step)]
+    examples = [Example(str(row), ids, labels) for row in range(per_step)]
     micro_batches = [list(range(part * case.rows, (part + 1) * case.rows)) for part in range(case.accumulation)]
     layout = Layout(micro_batches, case.accumulation, None, [case.width] * per_step)
     data = TrainingData(examples, [], layout, 0, case.dtype, "cpu", 1, 1)
@@ -157,9 +162,7 @@ def work(case: Case, folder: Path, timed_steps: int) -> dict[str, float]:
     probed = probe_steps(adapted, data, config, steps=PROBE_STEPS, seed=0)
     timed = probe_steps(adapted, data, config, steps=timed_steps, seed=1) if timed_steps else []
     return {
-        "predicted_bytes": predicted.training_bytes,
-        "process_bytes": before,
-        "loaded_bytes": loaded,
+        "predicted_bytes": process + predicted.training_bytes,
         "measured_bytes": peak_memory_bytes(),
         "planning_seconds": planning_seconds,
         "predicted_seconds": sum(step.seconds for step in probed) / len(probed) * timed_steps,
@@ -168,6 +171,99 @@ def work(case: Case, folder: Path, timed_steps: int) -> dict[str, float]:
     }
 
 
+def measure(case: Case, folder: Path, timed_steps: int) -> dict[str, float]:
+    """Run one case in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.plan_accuracy", "--case", json.dumps(asdict(case))]
+    command += ["--folder", str(folder), "--steps", str(timed_steps)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{case.name}: {done.stderr.strip().splitlines()[-1]}")
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def build_checkpoint(model: str, dtype: str, folder: Path) -> Path:
+    """A checkpoint of random weights, made once."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    path = folder / f"{model}-{dtype}"
+    if not path.is_dir():
+        torch.manual_seed(0)
+        config = LlamaConfig(**MODELS[model], max_position_embeddings=2048)
+        AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(path)
+    return path
+
+
+def judge(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    """The figures over all judged cases."""
+    memory = [abs(row["predicted_bytes"] / row["measured_bytes"] - 1) for row in rows]
+    seconds = [abs(row["predicted_seconds"] / row["measured_seconds"] - 1) for row in rows]
+    fits = [
+        (row["predicted_bytes"] * (1 + MEMORY_MARGIN) / row["measured_bytes"], share)
+        for row in rows
+        for share in BUDGETS
+    ]
+    count = len(fits)
+    return {
+        "plan.memory_error_p95": _percentile(memory),
+        "plan.step_time_error": _percentile(seconds),
+        "plan.false_fits": figure([sum(least <= share < 1 for least, share in fits)], "budgets", count),
+        "plan.false_refusals": figure(
+            [sum(1 + MEMORY_MARGIN < share < least for least, share in fits)], "budgets", count
+        ),
+    }
+
+
+def _percentile(errors: Sequence[float], share: float = 0.95) -> Figure:
+    import numpy as np
+
+    return {
+        "value": float(np.quantile(errors, share)), "unit": "fraction", "n": len(errors), "low": min(errors),
+        "high": max(errors),
+    }  # fmt: skip
+
+
+def time_errors(runs: Sequence[Path]) -> dict[str, float]:
+    """Finished run → how far its minutes were from what its plan said, as a fraction with its sign."""
+    found = {}
+    for run in runs:
+        told = json.loads((run / "report.json").read_text(encoding="utf-8"))["run"]
+        found[run.name] = sum(told["predicted_seconds"].values()) / sum(told["seconds"].values()) - 1
+    return found
+
+
+def main() -> None:
+    """Measure every judged case, and write what came out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the small model alone, and fewer steps")
+    parser.add_argument("--run", type=Path, action="append", default=[], help="a finished run, for plan.time_error")
+    parser.add_argument("--out", type=Path)
+    for hidden in ("--case", "--folder", "--steps"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.case:
+        print(json.dumps(work(Case(**json.loads(given.case)), Path(given.folder), int(given.steps))))
+        return
+    cases = [case for case in JUDGED if not given.quick or case.model == "width-256"]
+    steps = 2 if given.quick else TIMED_STEPS
+    out = given.out or result_file("plan_accuracy", quick=given.quick)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases:
+            checkpoint = build_checkpoint(case.model, case.dtype, Path(folder))
+            rows.append({"case": case.name, **measure(case, checkpoint, steps)})
+            error = rows[-1]["predicted_bytes"] / rows[-1]["measured_bytes"] - 1
+            print(f"{case.name}: memory {error:+.1%}", flush=True)
+    errors = time_errors(given.run)
+    figures = judge(rows)
+    if errors:
+        worst = max(abs(error) for error in errors.values())
+        figures["plan.time_error"] = figure([worst], "fraction", len(errors))
+    settings = {"timed_steps": steps, "margin": MEMORY_MARGIN, "budgets": BUDGETS, "runs": errors}
+    write_result(out, "all", settings, figures, cases=rows)
+    print(json.dumps(figures, indent=2))
+
+
 if __name__ == "__main__":
-    case = Case(**json.loads(sys.argv[1]))
-    print(json.dumps(work(case, Path(sys.argv[2]), int(sys.argv[3]))))
+    main()

@@ -16,20 +16,22 @@ counted. The matrix-product rate is measured in the same process, before and aft
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, NamedTuple
 
-from benchmarks.workload import Shape, Subject, Workload, count_trained, matrix_product_rate
+from benchmarks.workload import Subject, Workload, count_trained, matrix_product_rate
 
 from vademecum.config import LoraConfig, load_config
 from vademecum.config.sections import TrainConfig
+from vademecum.hardware import PeakMemory
 from vademecum.models import attach_adapter, peft_config
-from vademecum.stages.measuring import PeakMemory
+from vademecum.planning import Shape
 from vademecum.stopping import Stop
 from vademecum.training import Example, Layout, TrainingData, lay_out, train
+from vademecum.training.adaptations import Adaptation
 
 Arm = Literal["paper", "trl", "trl-fp32", "grouped", "packed"]
 ARMS: tuple[Arm, ...] = ("paper", "trl", "trl-fp32", "grouped", "packed")
@@ -130,11 +132,26 @@ class Clock:
     needed: list[int]
     """Operations of every row."""
     tell: Tell
+    began: float = field(default_factory=time.perf_counter)
     last: float = 0.0
+    finished: int = 0
+    changes: list[Adaptation] = field(default_factory=list)
 
     def done(self) -> int:
         """Every block begins afresh."""
-        return 0
+        return self.finished
+
+    def seconds(self) -> float:
+        """Since the block began."""
+        return time.perf_counter() - self.began
+
+    def adaptations(self) -> list[Adaptation]:
+        """None, unless memory ran out."""
+        return self.changes
+
+    def adapt(self, adaptation: Adaptation) -> None:
+        """Remember it for this block."""
+        self.changes.append(adaptation)
 
     def say(self, text: str) -> None:
         """Nobody listens."""
@@ -144,6 +161,7 @@ class Clock:
 
     def step(self, row: dict[str, Any]) -> None:
         """The clock is read right after."""
+        self.finished += 1
 
     def timing(self, row: dict[str, Any]) -> None:
         """Tell what the step took; the first one warms up."""

@@ -30,7 +30,6 @@ HEAVY_ALLOWED_IN = (
     "planning/",
     "hardware.py",
     "testing.py",
-    "stages/measuring.py",
 )
 PARQUET_READER = "corpus/tables.py"
 

@@ -3,12 +3,14 @@
 import json
 import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from vademecum import hardware as module
-from vademecum.hardware import Hardware, choose_dtype, probe_hardware
+from vademecum.hardware import Hardware, PeakMemory, can_compact_memory, choose_dtype, probe_hardware
 
 GIB = 2**30
 
@@ -65,6 +67,17 @@ def test_the_device_that_was_configured_decides() -> None:
     assert choose_dtype(both)[0] == "bfloat16"
     assert choose_dtype(both, "cpu")[0] == "float32"
     assert choose_dtype(machine(), "mps")[0] == "float32"
+
+
+def test_the_peak_of_a_block_is_that_of_the_blocks_within() -> None:
+    with PeakMemory() as outer:
+        with PeakMemory() as inner:
+            held = b"x" * 200_000_000
+            del held
+        with PeakMemory() as later:
+            pass
+    assert outer.peak_bytes >= inner.peak_bytes >= 200_000_000
+    assert inner.peak_bytes >= later.peak_bytes > 0
 
 
 def test_labels_are_short_and_without_spaces() -> None:
@@ -162,3 +175,26 @@ def test_rates_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_matrix_product_is_timed() -> None:
     assert module._matmul_flops("float32", "cpu", seconds=0.01) > 0
+
+
+@pytest.mark.skipif(not can_compact_memory(), reason="the C library has no mallopt")
+def test_compact_memory_leaves_no_holes_behind() -> None:
+    """Small tensors that stay, between large ones that go, keep a heap from shrinking; pages of their own go back."""
+    script = """
+import sys, torch
+from vademecum.hardware import compact_memory, process_memory_bytes
+compact_memory(sys.argv[1] == "compact")
+before = process_memory_bytes()
+large, small = [], []
+for _ in range(20):
+    large.append(torch.ones(1 << 20))
+    small.append(torch.ones(1 << 12))
+del large
+print(process_memory_bytes() - before)
+"""
+    held = {}
+    for kind in ("heap", "compact"):
+        done = subprocess.run([sys.executable, "-c", script, kind], capture_output=True, text=True, check=True)
+        held[kind] = int(done.stdout)
+    assert held["compact"] < 20e6
+    assert held["heap"] > 70e6

@@ -8,7 +8,8 @@ VademecumError            message: what failed, what was found; hint: what to do
 │   └── SourceError       a model or corpus that cannot be found or fetched
 └── RunError              the input was fine and the run failed; `vade` exits with 1
     ├── AuditError        an audit crossed its threshold (leakage, supervision)
-    ├── DivergedError     a loss or gradient that is not finite
+    ├── DivergedError     a loss, gradient or weight that is not finite
+    ├── UntrainedError    all is done but for the tuned system, because training gave no adapter that is worth scoring
     ├── StaleError        finished work would be overwritten; asks for --force
     └── StoppedError      the work was asked to stop, and did; `vade` exits with 128 + the signal, or 0 for --stop-after
 ```
@@ -65,7 +66,11 @@ class AuditError(RunError):
 
 
 class DivergedError(RunError):
-    """A loss or a gradient norm was not finite."""
+    """A loss, a gradient norm or a weight was not finite."""
+
+
+class UntrainedError(RunError):
+    """Training diverged or changed nothing; everything that needs no adapter was done all the same."""
 
 
 class StaleError(RunError):

@@ -216,6 +216,15 @@ class Run:
         write_json(self.file("manifest.json"), {name: one.model_dump() for name, one in entries.items()})
         self.discard(stage)
 
+    def forget(self, stage: str) -> None:
+        """Take back what a stage has done."""
+        entries = self.entries()
+        if entry := entries.pop(stage, None):
+            write_json(self.file("manifest.json"), {name: one.model_dump() for name, one in entries.items()})
+            for name in entry.outputs:
+                self.file(name).unlink(missing_ok=True)
+        self.discard(stage)
+
     def digest(self, name: str) -> str:
         """SHA-256 of an artifact, file or folder."""
         return digest_path(self.file(name))

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.workload import Shape, Subject, Workload, count_trained, find_workload, token_counts
+from benchmarks.workload import Subject, Workload, count_trained, find_workload, token_counts
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import workload
 from vademecum.config import LoraConfig
 from vademecum.config.sections import TrainConfig
 from vademecum.models import attach_adapter
+from vademecum.planning import Shape
 from vademecum.testing import tiny_pairs
 
 LAYERS, WIDTH, LENGTH = 2, 64, 32

@@ -67,11 +67,27 @@ def test_a_resolved_configuration_runs_again_in_its_own_directory(
     assert Path("runs/finished/pairs.jsonl").is_file()
 
 
-def test_the_plan_says_what_it_will_cost(finished: Path, config: Path, vade: Vade) -> None:
-    outcome = vade("plan", config, "--out", finished)
-    assert outcome.code == 0
-    assert "4 optimizer steps (as configured; " in outcome.words
-    assert vade("--json", "plan", config, "--out", finished).json["optimizer_steps"] == 4
+def test_the_plan_says_what_it_will_cost_without_weights_or_a_run_directory(
+    config: Path, tiny_checkpoint: Path, tmp_path: Path, vade: Vade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_checkpoint, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    monkeypatch.chdir(tmp_path)
+    outcome = vade("plan", config, "--set", f"model.name={bare}")
+    assert outcome.code == 0, outcome.err
+    for shown in ("chosen", "checkpointing", "in all", "It fits", "`vade run` measures it"):
+        assert shown in outcome.words
+    told = vade("--json", "plan", config, "--set", f"model.name={bare}").json
+    assert told["optimizer_steps"] == 4
+    assert not told["measured"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_plan_refuses_what_does_not_fit_and_says_what_would(config: Path, vade: Vade) -> None:
+    outcome = vade("plan", config, "--set", "budget.memory_gb=0.01")
+    assert outcome.code == 2
+    assert "0.01 GB" in outcome.err
+    assert "smaller" in outcome.err
 
 
 def test_audit_shows_the_tensors_of_a_preset_a_file_and_a_run(

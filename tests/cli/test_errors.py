@@ -97,6 +97,21 @@ def test_finished_training_is_refused_with_exit_code_1(finished: Path, config: P
     assert (finished / "adapter" / "adapter_model.safetensors").read_bytes() == adapter
 
 
+def test_a_diverged_training_shows_the_verdict_and_ends_with_exit_code_1(
+    config: Path, tmp_path: Path, vade: Vade
+) -> None:
+    settings = ["--set", "train.learning_rate=1e30", "--set", 'generate.systems=["copy", "tuned"]']
+    outcome = vade("run", config, "--out", tmp_path, *settings)
+    assert outcome.code == 1
+    assert "Training diverged after" in outcome.words
+    assert f"Report: {tmp_path / 'report.html'}" in outcome.out
+    assert "error: training diverged after" in outcome.err
+    assert "hint: lower train.learning_rate" in outcome.err
+    again = vade("--json", "run", config, "--out", tmp_path, *settings)
+    assert again.code == 1
+    assert again.json["training"]["status"] == "diverged"
+
+
 def test_a_directory_in_use_is_refused_with_exit_code_1(finished: Path, config: Path, vade: Vade) -> None:
     with Run.open(finished).lock():
         outcome = vade("run", config, "--out", finished)

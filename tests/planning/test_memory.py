@@ -10,7 +10,9 @@ from vademecum.config import LoraConfig
 from vademecum.errors import SourceError
 from vademecum.planning import AnsweringShape, MemoryPrediction, TrainingShape, predict_memory
 
-SHAPE = TrainingShape(rows=4, width=128, trained_tokens=300, gradient_checkpointing=False, quantization="none")
+SHAPE = TrainingShape(
+    rows=4, width=128, trained_tokens=300, gradient_checkpointing=False, quantization="none", compact=True
+)
 PARAMETERS = {"vocab_size": 2048, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6}
 
 
@@ -90,6 +92,10 @@ def test_counting_without_weights_agrees_with_what_a_real_step_allocates(folder:
     with allocations.watching():
         loss_at(model, inputs, some, some).backward()  # type: ignore[no-untyped-call]
     assert predict(folder).activations_bytes == pytest.approx(allocations.peak_bytes, rel=0.02)
+
+
+def test_a_heap_has_holes_that_compact_memory_has_not(folder: Path) -> None:
+    assert predict(folder, compact=False).activations_bytes > 1.3 * predict(folder, compact=True).activations_bytes
 
 
 def test_a_broken_configuration_is_named(tmp_path: Path) -> None:

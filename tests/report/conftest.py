@@ -1,5 +1,6 @@
 """A finished run by hand: every artifact that a report is made from, with made-up text and plausible numbers."""
 
+import dataclasses
 import math
 import random
 from typing import Any
@@ -41,6 +42,31 @@ def report(material: ReportMaterial) -> dict[str, Any]:
 def untrained_report(untrained: ReportMaterial) -> dict[str, Any]:
     """The report of `untrained`."""
     return build_report(untrained)
+
+
+@pytest.fixture(scope="session")
+def adapted(material: ReportMaterial) -> ReportMaterial:
+    """A run whose steps were cut, and whose micro-batches were halved."""
+    events = [
+        {"step": 90, "change": "micro_batches_halved", "cause": "out_of_memory", "before": 1, "after": 2,
+         "measured": None, "limit": None},
+        {"step": 120, "change": "steps_cut", "cause": "time_limit", "before": 207, "after": 180,
+         "measured": 420.0, "limit": 360.0},
+    ]  # fmt: skip
+    assert material.training is not None
+    training = {**material.training, "optimizer_steps": 180, "events": events}
+    return dataclasses.replace(material, training=training, training_rows=material.training_rows[:180])
+
+
+@pytest.fixture(scope="session")
+def diverged(untrained: ReportMaterial) -> ReportMaterial:
+    """A run whose training diverged in its first step."""
+    training = {
+        **_training(), "optimizer_steps": 0, "real_tokens": 0, "slots": 0, "padded_fraction": 0.0,
+        "real_tokens_per_second": 0.0, "final_loss": None, "validation_loss": None, "status": "diverged",
+        "remark": "the loss of step 1 is nan",
+    }  # fmt: skip
+    return dataclasses.replace(untrained, training=training)
 
 
 def build_material(systems: tuple[str, ...]) -> ReportMaterial:
@@ -208,7 +234,7 @@ def _training() -> dict[str, Any]:
     return {
         "optimizer_steps": 207, "real_tokens": 198_360, "slots": 201_900, "padded_fraction": 0.0175,
         "real_tokens_per_second": 640.0, "seconds": 220.5, "final_loss": 1.214,
-        "validation_loss": 1.502, "status": "completed",
+        "validation_loss": 1.502, "status": "completed", "remark": "", "events": [],
     }  # fmt: skip
 
 

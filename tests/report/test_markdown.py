@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vademecum.report import ReportMaterial, render_markdown
+from vademecum.report import ReportMaterial, build_report, render_card, render_html, render_markdown
 from vademecum.report.document import Command, Table
 from vademecum.report.markdown import escape, render_block, render_table
 
@@ -95,3 +95,21 @@ def test_a_command_cannot_close_its_fence(text: str) -> None:
     lines = "".join(render_block(Command(text))).split("\n")
     fence = lines[-1]
     assert fence not in lines[1:-1]
+
+
+def test_changes_of_course_void_the_promise_in_plain_words(adapted: ReportMaterial) -> None:
+    report = build_report(adapted)
+    assert [event["change"] for event in report["training"]["events"]] == ["micro_batches_halved", "steps_cut"]
+    markdown = render_markdown(report, adapted, public=True)
+    for page in (markdown, render_html(report, adapted, public=True), render_card(report, adapted)):
+        assert "is not promised to give the same adapter again" in page
+        assert "after step 90: out of memory" in page
+        assert "180 optimizer steps instead of 207" in page
+    assert "| optimizer steps | 180; planned were 207" in markdown
+
+
+def test_a_diverged_training_opens_the_report(diverged: ReportMaterial) -> None:
+    markdown = render_markdown(build_report(diverged), diverged, public=False)
+    assert "## Verdict\n\nTraining diverged after 0 optimizer steps: the loss of step 1 is nan." in markdown
+    assert "| status | diverged |" in markdown
+    assert "adapted with LoRA" not in markdown

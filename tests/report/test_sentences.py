@@ -8,7 +8,7 @@ import pytest
 
 from vademecum.config import ModelConfig
 from vademecum.report import ReportMaterial
-from vademecum.report.sentences import limits, repetition_control, statements, steps_taken
+from vademecum.report.sentences import changes, limits, repetition_control, statements, steps_taken, why_untrained
 
 
 def comparison(verdict: str, mean: float, *, groups: int = 45, detectable: float = 0.03) -> dict[str, Any]:
@@ -62,7 +62,9 @@ def test_repetition_control_tells_chosen_from_configured(material: ReportMateria
     ("ended_by", "words"), [("epochs", "8 epochs"), ("budget", "10 minutes"), ("max_steps", "max_steps")]
 )
 def test_steps_say_what_ended_them(material: ReportMaterial, ended_by: str, words: str) -> None:
-    assert words in steps_taken(dataclasses.replace(material, plan={**material.plan, "ended_by": ended_by}))
+    other = dataclasses.replace(material, plan={**material.plan, "ended_by": ended_by})
+    assert words in steps_taken(other, 207)
+    assert steps_taken(other, 150).startswith("150; planned were 207 (")
 
 
 def test_limits_follow_from_the_run(report: dict[str, Any], material: ReportMaterial) -> None:
@@ -75,3 +77,13 @@ def test_limits_follow_from_the_run(report: dict[str, Any], material: ReportMate
     config = material.config.model_copy(update={"model": ModelConfig(quantization="nf4")})
     told = " ".join(limits(leaky, dataclasses.replace(material, config=config)))
     assert "The split is random" in told and "no question types" in told and "nf4" in told
+
+
+def test_a_training_that_failed_is_called_what_it_is() -> None:
+    found = {"status": "diverged", "optimizer_steps": 2, "remark": "the loss of step 3 is nan", "events": []}
+    assert why_untrained(found).startswith("Training diverged after 2 optimizer steps: the loss of step 3 is nan.")
+    found = {**found, "status": "unchanged", "remark": "the adapter's updates are all zero"}
+    assert "changed nothing: the adapter's updates are all zero" in why_untrained(found)
+    assert (
+        why_untrained({**found, "status": "completed"}) == why_untrained(None) == changes(None) == changes(found) == ""
+    )

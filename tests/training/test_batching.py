@@ -28,7 +28,7 @@ def config(**values: Any) -> TrainConfig:
 
 
 def example(*ids: int, prompt: int = 1) -> Example:
-    return Example(id=str(ids), input_ids=list(ids), labels=[-100] * prompt + list(ids[prompt:]), cut=False)
+    return Example(id=str(ids), input_ids=list(ids), labels=[-100] * prompt + list(ids[prompt:]))
 
 
 def seen(layout: Layout) -> Counter[int]:

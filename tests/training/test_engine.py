@@ -20,9 +20,9 @@ def test_the_rows_arrive_as_they_are() -> None:
 
 def test_float16_may_skip_steps_but_not_for_ever() -> None:
     rows: list[dict[str, Any]] = []
-    given = data(config(max_steps=40))
-    steps = StepRows(given, rows.append)
-    infinite = {"loss": 1.0, "grad_norm": float("inf"), "learning_rate": 1e-3}
+    steps = StepRows(rows.append)
+    counts = {"real_tokens": 9, "slots": 10, "examples": 2}
+    infinite = {"loss": 1.0, "grad_norm": float("inf"), "learning_rate": 1e-3, **counts}
     steps.add(1, infinite, skipped=True, hold=False)
     assert rows[0]["grad_norm"] is None
     with pytest.raises(DivergedError, match="gradient norm of step 2 is inf"):

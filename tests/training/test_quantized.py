@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.test_trainer import Memory
-from tests.training.tiny import config, data, examples
+from tests.training.tiny import Memory, config, data, examples
 
 from vademecum.config import LoraConfig, ModelConfig
 from vademecum.generation import Decoding, Prompt, generate

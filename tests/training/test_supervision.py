@@ -55,7 +55,6 @@ def test_labels_token_by_token(tokenizer: Any) -> None:
         assert example.input_ids == [*head, *answer, end_token_id(tokenizer)]
         assert example.labels == [-100] * len(head) + [*answer, end_token_id(tokenizer)]
         assert example.length == len(example.labels)
-        assert not example.cut
         assert decode_answer(tokenizer, [label for label in example.labels if label != IGNORED]) == pair.answer
 
 
@@ -89,7 +88,6 @@ def test_the_audit_of_sound_rows(tokenizer: Any) -> None:
 def test_cut_keeps_what_fits_without_an_end_and_is_counted(tokenizer: Any) -> None:
     (example,) = build_examples([LONG], tokenizer, PROMPT, room_for(tokenizer, LONG, 20, "cut"))
     head = prompt_ids(tokenizer, LONG)
-    assert example.cut
     assert example.labels == [IGNORED] * len(head) + encode_answer(tokenizer, LONG.answer)[:20]
     audit = audit_supervision([LONG], [example], tokenizer, PROMPT)
     assert (audit.cut_answers, audit.dropped, audit.end_token_trained) == (1, 0, 0)
@@ -99,7 +97,8 @@ def test_an_answer_whose_end_token_alone_does_not_fit_is_cut(tokenizer: Any) -> 
     length = len(encode_answer(tokenizer, LONG.answer))
     (cut,) = build_examples([LONG], tokenizer, PROMPT, room_for(tokenizer, LONG, length, "cut"))
     (whole,) = build_examples([LONG], tokenizer, PROMPT, room_for(tokenizer, LONG, length + 1, "cut"))
-    assert (cut.cut, whole.cut) == (True, False)
+    end = end_token_id(tokenizer)
+    assert (cut.labels[-1] == end, whole.labels[-1] == end) == (False, True)
     assert audit_supervision([LONG], [cut], tokenizer, PROMPT).cut_answers == 1
     assert audit_supervision([LONG], [whole], tokenizer, PROMPT).cut_answers == 0
 
@@ -152,7 +151,7 @@ def test_a_short_answer_needs_no_more_room_than_itself(tokenizer: Any) -> None:
     length = len(encode_answer(tokenizer, "a")) + 1
     assert length < MIN_ANSWER_TOKENS
     (example,) = build_examples([short], tokenizer, PROMPT, room_for(tokenizer, short, length, "cut"))
-    assert not example.cut
+    assert example.labels[-1] == end_token_id(tokenizer)
 
 
 def test_special_tokens_planted_in_the_corpus_control_nothing(tokenizer: Any) -> None:
@@ -253,7 +252,7 @@ def test_any_text_keeps_the_rules(
     examples = build_examples([pair], tokenizer, PROMPT, config)
     audit = audit_supervision([pair], examples, tokenizer, PROMPT)
     assert audit.longest_row <= config.max_length
-    assert audit.cut_answers == sum(example.cut for example in examples)
+    assert audit.cut_answers == (examples[-1].labels[-1] != end_token_id(tokenizer))
     assert (audit.prompt_tokens_in_labels, audit.dropped) == (0, 0)
     assert audit.bos_per_row_min == audit.bos_per_row_max == audit.bos_in_generation == 1
     if not audit.cut_answers:

@@ -1,15 +1,14 @@
 """Training on the tiny checkpoint: what a step reports, invariants of batching, and breaking off."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
-from tests.training.tiny import PAD, Build, config, data, examples
+from tests.training.tiny import PAD, Build, Memory, config, data, examples, weights
 
-from vademecum.errors import DivergedError, StoppedError
+from vademecum.errors import StoppedError
 from vademecum.stopping import Stop
 from vademecum.training.batching import collate
 from vademecum.training.checkpoints import newest_checkpoint
@@ -21,39 +20,6 @@ pytestmark = [
     # peft 0.21 reads a property that transformers 5.23 renamed.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
-
-
-@dataclass
-class Memory:
-    """A sink that keeps everything, and can break off after a step."""
-
-    checkpoints: Path
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    times: list[dict[str, Any]] = field(default_factory=list)
-    break_after: int | None = None
-    stop: Stop = field(default_factory=Stop)
-    said: list[str] = field(default_factory=list)
-
-    def done(self) -> int:
-        return len(self.rows)
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def step(self, row: dict[str, Any]) -> None:
-        if row["step"] == self.break_after:
-            raise KeyboardInterrupt
-        self.rows.append(row)
-
-    def timing(self, row: dict[str, Any]) -> None:
-        self.times.append(row)
-
-    def truncate(self, step: int) -> None:
-        self.rows = [row for row in self.rows if row["step"] <= step]
-
-
-def weights(model: PeftModel) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
 
 def losses(sink: Memory) -> list[float]:
@@ -87,6 +53,7 @@ def test_a_step_reports_what_it_did(build: Build, tokenizer: Any, tmp_path: Path
 def test_training_learns_its_rows(build: Build, tokenizer: Any, tmp_path: Path) -> None:
     knobs, sink, rows = config(max_steps=30, learning_rate=0.03), Memory(tmp_path), examples(8)
     summary = train(build(), tokenizer, data(knobs, rows, validation=rows), knobs, sink, seed=0)
+    assert summary.final_loss is not None
     assert summary.final_loss < 0.9 * losses(sink)[0]
     assert summary.validation_loss is not None
     assert summary.validation_loss < 0.9 * losses(sink)[0]
@@ -186,8 +153,9 @@ def test_a_loss_that_is_not_finite_stops_at_once(build: Build, tokenizer: Any, t
                 next(weight for name, weight in model.named_parameters() if "lora_B" in name).data.fill_(float("nan"))
 
     sink = Poison(tmp_path)
-    with pytest.raises(DivergedError, match="loss of step 3 is nan"):
-        train(model, tokenizer, data(knobs, save_steps=1), knobs, sink, seed=0)
+    summary = train(model, tokenizer, data(knobs, save_steps=1), knobs, sink, seed=0)
+    assert (summary.status, summary.remark) == ("diverged", "the loss of step 3 is nan")
+    assert (summary.optimizer_steps, summary.real_tokens) == (2, sum(row["real_tokens"] for row in sink.rows))
     assert [row["step"] for row in sink.rows] == [1, 2]
     newest = newest_checkpoint(tmp_path, 2, sink.say)
     assert newest is not None
@@ -200,8 +168,7 @@ def test_probing_leaves_the_model_as_it_was(build: Build) -> None:
     before = weights(model)
     timings = probe_steps(model, given, knobs, steps=3, seed=0)
     assert len(timings) == 3
-    assert all(timing.seconds > 0 and timing.peak_memory_bytes > 0 for timing in timings)
-    assert all(0 < timing.real_tokens <= timing.slots for timing in timings)
+    assert all(timing.seconds > 0 and timing.real_tokens > 0 for timing in timings)
     assert all(torch.equal(weight, before[name]) for name, weight in weights(model).items())
     assert all(weight.grad is None for weight in model.parameters())
 

@@ -1,12 +1,18 @@
 """Made-up rows, small settings and the tiny model, for the tests of training."""
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
+import torch
 from peft import PeftModel
 
 from vademecum.config.sections import TrainConfig
+from vademecum.stopping import Stop
+from vademecum.training.adaptations import Adaptation
 from vademecum.training.batching import lay_out
 from vademecum.training.supervision import Example
 from vademecum.training.trainer import TrainingData
@@ -21,7 +27,7 @@ def examples(count: int, seed: int = 0) -> list[Example]:
     for number in range(count):
         ids = [rng.randrange(3, 400) for _ in range(rng.randrange(8, 32))]
         prompt = rng.randrange(2, 6)
-        made.append(Example(id=f"row {number}", input_ids=ids, labels=[-100] * prompt + ids[prompt:], cut=False))
+        made.append(Example(id=f"row {number}", input_ids=ids, labels=[-100] * prompt + ids[prompt:]))
     return made
 
 
@@ -50,3 +56,48 @@ def data(train_config: TrainConfig, rows: list[Example] | None = None, **values:
         "eval_steps": 100,
     }
     return TrainingData(**{**given, **values})
+
+
+@dataclass
+class Memory:
+    """A sink that keeps everything, and can break off after a step."""
+
+    checkpoints: Path
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    times: list[dict[str, Any]] = field(default_factory=list)
+    break_after: int | None = None
+    stop: Stop = field(default_factory=Stop)
+    clock: Callable[[], float] = time.monotonic
+    changes: list[Adaptation] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def done(self) -> int:
+        return len(self.rows)
+
+    def seconds(self) -> float:
+        return self.clock()
+
+    def adaptations(self) -> list[Adaptation]:
+        return list(self.changes)
+
+    def adapt(self, adaptation: Adaptation) -> None:
+        self.changes.append(adaptation)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def step(self, row: dict[str, Any]) -> None:
+        if row["step"] == self.break_after:
+            raise KeyboardInterrupt
+        self.rows.append(row)
+
+    def timing(self, row: dict[str, Any]) -> None:
+        self.times.append(row)
+
+    def truncate(self, step: int) -> None:
+        self.rows = [row for row in self.rows if row["step"] <= step]
+        self.times = [row for row in self.times if row["step"] <= step]
+
+
+def weights(model: PeftModel) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()}

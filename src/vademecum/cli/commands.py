@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vademecum.errors import InputError, StoppedError, VademecumError, masked
+from vademecum.errors import InputError, StoppedError, UntrainedError, VademecumError, masked
 
 app = typer.Typer(
     help="Turn a small language model into a medical question-answering handbook, and prove what it is worth.",
@@ -81,13 +81,19 @@ def run(
     folder = out or Path("runs") / _run_name(target)
     place = Run.create(folder)
     stop = Stop(stop_after)
+    untrained: UntrainedError | None = None
     with listening(stop), screens.watching(options.quiet or options.json) as observer:
-        run_road(Road(place, config, observer, options.offline, stop), until=until, force=force or [])
+        try:
+            run_road(Road(place, config, observer, options.offline, stop), until=until, force=force or [])
+        except UntrainedError as error:
+            untrained = error  # what was done all the same is shown first
     if place.file("report.json").is_file() and until in (None, "report"):
         report = place.read_json("report.json")
         _show(report, lambda: screens.show_verdict(report, place.path))
     else:
         _show({"run": str(folder), "stages": list(place.entries())}, lambda: screens.show_stages(place))
+    if untrained:
+        raise untrained
 
 
 @app.command()

@@ -14,6 +14,7 @@ from vademecum.cli.progress import Progress, Silence
 from vademecum.hardware import Hardware
 from vademecum.planning import Plan
 from vademecum.records import Comparison
+from vademecum.report import changes, why_untrained
 from vademecum.report.plain import visible
 from vademecum.runs import Run
 
@@ -86,6 +87,8 @@ def _print_work(report: Mapping[str, Any]) -> None:
             f"{report['supervision']['pairs']:,} train pairs, {training['real_tokens']:,} tokens, in "
             f"{minutes(run['seconds']['train'])} (predicted {minutes(run['predicted_seconds']['train'])})."
         )
+        for sentence in filter(None, (why_untrained(training), changes(training))):
+            console.print(sentence, soft_wrap=True)
     spent, predicted = sum(run["seconds"].values()), sum(run["predicted_seconds"].values())
     console.print(f"The whole run took {minutes(spent)} (predicted {minutes(predicted)}).\n")
 

@@ -15,13 +15,17 @@ activations  What forward and backward of the largest micro-batch hold at their 
 cache        2 (keys, values) x layers x key-value heads x head size x rows x (prompt + new tokens) x 4 or 2, and one
              layer of it a second time while it grows. Its part for the prompts is counted like the activations.
 reading      What reading the prompts of one chunk takes more than that, counted likewise.
-process      Python, PyTorch and the libraries, measured in this very process; on CUDA the context, an estimate.
+process      Python, PyTorch and the libraries, measured in this very process, and what they grow by; on CUDA the
+             context, an estimate.
+
+On a CPU the heap holds more than is alive in it: HEAP_HOLES. With `hardware.compact_memory` it does not.
 """
 
 import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,6 +49,11 @@ OPTIMIZER_BYTES_PER_WEIGHT = 8
 
 FREE_SHARE = 0.9
 """Of the free memory that a run may take when budget.memory_gb does not say."""
+HEAP_HOLES = 1.48
+"""How much more the heap of a CPU holds than the activations in it, because tensors that stay lie between tensors that
+go: 1.43 to 1.52 with the four configurations FITTED of benchmarks/plan_accuracy.py that checkpoint nothing."""
+LIBRARIES_BYTES = 150_000_000
+"""What the process grows by when it trains, beside all that is counted: 130 to 180 MB with the same."""
 CUDA_CONTEXT_BYTES = 600_000_000
 """Of the driver, the kernels and the libraries' workspaces; an estimate."""
 
@@ -88,6 +97,8 @@ class TrainingShape:
     """Most trained tokens in a micro-batch: each is a row of logits."""
     gradient_checkpointing: bool
     quantization: Quantization
+    compact: bool
+    """Freed tensors leave no holes in the heap."""
     packed: bool = False
     """A micro-batch is one row of several examples, and attention needs a mask."""
 
@@ -110,14 +121,13 @@ def predict_memory(
     Raises:
         SourceError: its config.json is missing, broken or of an unknown kind.
     """
-    config = read_model_config(folder)
-    weights, adapter = _weights(config, lora, dtype, training.quantization if training else "none")
-    full, _ = _weights(config, lora, dtype, "none")
-    cache, reading = _answering(config, dtype, answering) if answering else (0, 0)
+    weights, adapter = _weights(folder, lora, dtype, training.quantization if training else "none")
+    full, _ = _weights(folder, lora, dtype, "none")
+    cache, reading = _answering(folder, dtype, answering) if answering else (0, 0)
     return MemoryPrediction(
         weights_bytes=weights if training else 0,
         adapter_bytes=adapter if training else 0,
-        activations_bytes=_activations(config, lora, dtype, training) if training else 0,
+        activations_bytes=_activations(folder, lora, dtype, training) if training else 0,
         answering_weights_bytes=full,
         cache_bytes=cache,
         reading_bytes=reading,
@@ -131,7 +141,7 @@ def process_bytes(device: Device) -> int:
     import peft  # noqa: F401  training will import them, and they are most of it
     import trl.trainer.sft_trainer  # noqa: F401
 
-    return process_memory_bytes()
+    return process_memory_bytes() + LIBRARIES_BYTES
 
 
 def memory_limit_bytes(budget: BudgetConfig, hardware: Hardware, device: Device) -> int:
@@ -142,9 +152,10 @@ def memory_limit_bytes(budget: BudgetConfig, hardware: Hardware, device: Device)
     return round(free * FREE_SHARE)
 
 
-def _weights(config: "PretrainedConfig", lora: LoraConfig, dtype: str, quantization: Quantization) -> tuple[int, int]:
+@lru_cache
+def _weights(folder: Path, lora: LoraConfig, dtype: str, quantization: Quantization) -> tuple[int, int]:
     """Bytes of the frozen weights, and of the adapter with gradients and optimizer state."""
-    model: Any = shapeless(config, dtype, lora)
+    model: Any = shapeless(read_model_config(folder), dtype, lora)
     trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     adapter = sum(parameter.numel() for parameter in model.parameters() if id(parameter) in trainable)
     linear = {id(weight): weight for weight in _quantizable(model) if id(weight) not in trainable}
@@ -169,15 +180,20 @@ def _quantizable(model: Any) -> list[Any]:  # noqa: ANN401  torch modules are un
     return [part.weight for part in model.modules() if isinstance(part, torch.nn.Linear) and part is not head]
 
 
-def _activations(config: "PretrainedConfig", lora: LoraConfig, dtype: str, shape: TrainingShape) -> int:
-    def trace(shallow: "PretrainedConfig") -> int:
-        return _trace_training(shallow, lora, dtype, shape)
+def _activations(folder: Path, lora: LoraConfig, dtype: str, shape: TrainingShape) -> int:
+    counted = _count_training(folder, lora, dtype, replace(shape, compact=True))
+    held = counted if shape.compact else round(counted * HEAP_HOLES)
+    if shape.quantization == "none":
+        return held
+    # One layer at a time is turned back into numbers.
+    largest: int = max(weight.numel() for weight in _quantizable(shapeless(read_model_config(folder), dtype)))
+    return held + largest * BYTES[dtype]
 
-    counted = _over_depth(config, trace)
-    if shape.quantization != "none":  # one layer at a time is turned back into numbers
-        weights = _quantizable(shapeless(config, dtype))
-        counted += max(weight.numel() for weight in weights) * BYTES[dtype]
-    return counted
+
+@lru_cache(maxsize=256)
+def _count_training(folder: Path, lora: LoraConfig, dtype: str, shape: TrainingShape) -> int:
+    config = read_model_config(folder)
+    return _over_depth(config, lambda shallow: _trace_training(shallow, lora, dtype, shape))
 
 
 def _trace_training(config: "PretrainedConfig", lora: LoraConfig, dtype: str, shape: TrainingShape) -> int:
@@ -190,7 +206,8 @@ def _trace_training(config: "PretrainedConfig", lora: LoraConfig, dtype: str, sh
             warnings.simplefilter("ignore", FutureWarning)
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    fuse_adapters(model)
+    if shape.quantization == "none":
+        fuse_adapters(model)
     allocations = Allocations()
     with faked(model, packed=shape.packed):
         allocations.disregard(model)
@@ -207,8 +224,10 @@ def _trace_training(config: "PretrainedConfig", lora: LoraConfig, dtype: str, sh
     return allocations.peak_bytes
 
 
-def _answering(config: "PretrainedConfig", dtype: str, shape: AnsweringShape) -> tuple[int, int]:
+@lru_cache
+def _answering(folder: Path, dtype: str, shape: AnsweringShape) -> tuple[int, int]:
     """Bytes of the full cache, and of what reading the prompts takes beside the cache of the prompts."""
+    config = read_model_config(folder)
 
     def read(part: Literal["cache", "peak"]) -> Callable[["PretrainedConfig"], int]:
         return lambda shallow: _trace_answering(shallow, dtype, shape)[part]

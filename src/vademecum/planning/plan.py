@@ -10,11 +10,11 @@ from vademecum.planning.choice import Candidate, Settings
 from vademecum.planning.memory import MemoryPrediction
 from vademecum.planning.timing import STARTUP_SECONDS, Rates
 from vademecum.records import Record
+from vademecum.training import WARMUP_SHARE
 
 RESERVE_SHARE = 0.05
 """Part of the budget that is not planned away: machines slow down, reports are written."""
 
-WARMUP_SHARE = 0.03
 MIN_STEPS = 4
 
 

@@ -5,5 +5,14 @@ from vademecum.report.content import build_report
 from vademecum.report.html import render_html
 from vademecum.report.markdown import render_markdown
 from vademecum.report.material import ReportMaterial
+from vademecum.report.sentences import changes, why_untrained
 
-__all__ = ["ReportMaterial", "build_report", "render_card", "render_html", "render_markdown"]
+__all__ = [
+    "ReportMaterial",
+    "build_report",
+    "changes",
+    "render_card",
+    "render_html",
+    "render_markdown",
+    "why_untrained",
+]

@@ -101,7 +101,7 @@ def _training(material: ReportMaterial) -> dict[str, Any] | None:
     if material.training is None:
         return None
     found = dict(material.training)
-    # The trainer's own summary knows its last sitting only.
+    # The probe, whose rate stands beside it, counts no validation after the last step either.
     if seconds := sitting_seconds(material):
         found["seconds"] = seconds
         found["real_tokens_per_second"] = found["real_tokens"] / seconds

@@ -41,6 +41,8 @@ def build_sections(report: Mapping[str, Any], material: ReportMaterial, *, publi
 
 
 def _verdict(report: Mapping[str, Any]) -> Iterator[Block]:
+    if untrained := sentences.why_untrained(report["training"]):
+        yield Prose(untrained)
     rows = sentences.statements(report)
     chief, others = (tuple(row for row in rows if row.confirmatory is wanted) for wanted in (True, False))
     if not rows:
@@ -95,6 +97,8 @@ def _differences(report: Mapping[str, Any]) -> Iterator[Block]:
 
 def _training(report: Mapping[str, Any], material: ReportMaterial) -> Iterator[Block]:
     yield tables.recipe_table(report, material)
+    if changes := sentences.changes(report["training"]):
+        yield Prose(changes)
     yield tables.counts_table(report, material)
     yield tables.identifiers_table(report)
     missing = report["corpus"]["missing_fields"]

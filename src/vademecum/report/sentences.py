@@ -7,6 +7,7 @@ from vademecum.evaluation.compare import CONFIRMATORY
 from vademecum.report import numbers
 from vademecum.report.document import Statement
 from vademecum.report.material import ReportMaterial
+from vademecum.training import NOT_REPEATED, Adaptation
 
 NOT_ADVICE = "A research result, not medical advice."
 
@@ -53,10 +54,32 @@ def _equals(p: float) -> str:
     return written if written.startswith("<") else f"= {written}"
 
 
+def why_untrained(training: Mapping[str, Any] | None) -> str:
+    """Why a run that trained has no tuned system; empty where it has one, or did not train."""
+    if training is None or training["status"] == "completed":
+        return ""
+    if training["status"] == "diverged":
+        return (
+            f"Training diverged after {numbers.counted(training['optimizer_steps'], 'optimizer step')}: "
+            f"{training['remark']}. No adapter was saved, and the tuned model has no scores."
+        )
+    return (
+        f"Training changed nothing: {training['remark']}. The tuned model would be the base model, and was not scored."
+    )
+
+
+def changes(training: Mapping[str, Any] | None) -> str:
+    """How training was adapted to the machine while it ran; empty where it was not."""
+    if training is None or not training["events"]:
+        return ""
+    found = [Adaptation.model_validate(event).in_words() for event in training["events"]]
+    return f"{NOT_REPEATED} What was changed: {'; '.join(found)}."
+
+
 def deck(report: Mapping[str, Any], material: ReportMaterial) -> str:
     """What was done, in one sentence: stands under the title."""
     systems, strategy = ", ".join(report["systems"]), report["split"]["strategy"]
-    how = ", adapted with LoRA on" if report["training"] else " on"
+    how = ", adapted with LoRA on" if "tuned" in report["systems"] else " on"
     return (
         f"{report['run']['base']}{how} {corpus_name(material)}. "
         f"Systems compared: {systems}, on {_tested(report)} of the {strategy} split."
@@ -87,7 +110,7 @@ def repetition_control(decoding: Mapping[str, Any]) -> str:
     )
 
 
-def steps_taken(material: ReportMaterial) -> str:
+def steps_taken(material: ReportMaterial, done: int) -> str:
     """How many optimizer steps there were, and what decided it."""
     plan, train = material.plan, material.config.train
     full = f"all epochs would be {plan['full_steps']:,}"
@@ -96,7 +119,8 @@ def steps_taken(material: ReportMaterial) -> str:
         "budget": f"the budget of {material.config.budget.minutes or 0:g} minutes; {full}",
         "max_steps": f"train.max_steps; {full}",
     }[plan["ended_by"]]
-    return f"{plan['optimizer_steps']:,} ({reason})"
+    planned = f"{plan['optimizer_steps']:,} ({reason})"
+    return planned if done == plan["optimizer_steps"] else f"{done:,}; planned were {planned}"
 
 
 def limits(report: Mapping[str, Any], material: ReportMaterial) -> tuple[str, ...]:
@@ -115,6 +139,8 @@ def limits(report: Mapping[str, Any], material: ReportMaterial) -> tuple[str, ..
 
 def _own_limits(report: Mapping[str, Any], material: ReportMaterial) -> Iterator[str]:
     split, supervision = report["split"], report["supervision"]
+    if adapted := changes(report["training"]):
+        yield adapted
     if split["strategy"] == "random":
         yield (
             "The split is random: relatives of test pairs stand in train (see the leakage audit), which favours every "

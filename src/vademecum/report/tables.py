@@ -120,7 +120,7 @@ def recipe_table(report: Mapping[str, Any], material: ReportMaterial) -> Table:
             ("examples per step", f"{batch * accumulated} ({batch} × {accumulated})"),
             ("optimizer", f"{train.optim}, peak learning rate {train.learning_rate:g}, {train.lr_scheduler_type}, "
              f"{material.plan['warmup_steps']} warmup steps"),
-            ("optimizer steps", steps_taken(material)),
+            ("optimizer steps", steps_taken(material, training["optimizer_steps"])),
             ("padding", f"{numbers.share(training['padded_fraction'])} of {training['slots']:,} slots"),
             ("speed", _speed(report)),
             ("loss", _losses(training)),
@@ -136,9 +136,9 @@ def _speed(report: Mapping[str, Any]) -> str:
 
 
 def _losses(training: Mapping[str, Any]) -> str:
-    found = f"{numbers.score(training['final_loss'])} at the end"
-    if training["first_loss"] is not None:
-        found = f"{numbers.score(training['first_loss'])} at the start, {found}"
+    if training["final_loss"] is None:
+        return numbers.NONE
+    found = f"{numbers.score(training['first_loss'])} at the start, {numbers.score(training['final_loss'])} at the end"
     if training["validation_loss"] is not None:
         found += f", {numbers.score(training['validation_loss'])} on validation pairs"
     return found

@@ -11,7 +11,7 @@ from vademecum.stages.answer import decoding_stage, predict_stage
 from vademecum.stages.plan import PLAN, forecast
 from vademecum.stages.prepare import PREPARE, prepare
 from vademecum.stages.road import Observer, Road, Stage, walk
-from vademecum.stages.train import TRAIN
+from vademecum.stages.train import TRAIN, check_trained
 from vademecum.stages.verdict import compare_runs, render_again, report_stage, score_stage
 
 __all__ = ["Observer", "Road", "Stage", "compare_runs", "forecast_run", "render_again", "run_road", "stages_of"]
@@ -36,11 +36,15 @@ def run_road(road: Road, *, until: str | None = None, force: Iterable[str] = ())
     """Walk from the corpus to the verdict; only what is missing or out of date is done.
 
     Raises:
+        UntrainedError: all is done but for the tuned system, because training diverged or changed nothing.
         StaleError: finished training or predictions would be overwritten without being named in `force`.
         StoppedError: `road.stop` was asked to; walking again goes on from there.
         VademecumError: any stage's own.
     """
-    walk(road, stages_of(road.config), until=until, force=force)
+    stages = stages_of(road.config)
+    walk(road, stages, until=until, force=force)
+    if TRAIN in stages and until not in ("prepare", "plan"):
+        check_trained(road.run)
 
 
 def forecast_run(config: RunConfig, observer: Observer, *, offline: bool) -> Plan:

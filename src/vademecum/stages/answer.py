@@ -18,7 +18,7 @@ from vademecum.planning import Plan
 from vademecum.records import Prediction, QAPair
 from vademecum.stages.material import Base, Pairs, model_digest, prompts_for, subset
 from vademecum.stages.road import Road, Stage
-from vademecum.stages.train import ADAPTER
+from vademecum.stages.train import ADAPTER, scored_systems
 from vademecum.stopping import Stop
 
 if TYPE_CHECKING:
@@ -78,6 +78,11 @@ def tried_systems(config: RunConfig) -> list[str]:
     return [name for name in ("base", "tuned") if name in config.generate.systems] or ["base"]
 
 
+def _can_try(road: Road) -> list[str]:
+    scored = scored_systems(road.run, road.config)
+    return [name for name in tried_systems(road.config) if name in scored] or ["base"]
+
+
 def choose_decoding(road: Road, folder: Path) -> None:
     """Answer validation pairs with each repetition control; keep the one with the best mean ROUGE over the systems."""
     run = road.run
@@ -88,7 +93,7 @@ def choose_decoding(road: Road, folder: Path) -> None:
         return
     pairs, base = Pairs.read(road), Base.locate(road)
     asked = subset(pairs.of("validation"), config.generate.validation_pairs, config.seed)
-    systems = tried_systems(config)
+    systems = _can_try(road)
     prompts = prompts_for("base", asked, [], base, config)
     scores: dict[int, list[float]] = {size: [] for size in REPETITION_CONTROLS}
     total = len(systems) * len(REPETITION_CONTROLS)
@@ -128,7 +133,7 @@ def _load(road: Road, base: Base, system: str) -> "PreTrainedModel":
     would be held against a tuned model that does not.
 
     Raises:
-        RunError: the adapter does not change a single logit, so that scoring it would be scoring the base.
+        RunError: the adapter, which had an effect after training, has none: scoring it would be scoring the base.
     """
     plan = road.run.read_record("plan.json", Plan)
     base.check(plan)
@@ -140,8 +145,8 @@ def _load(road: Road, base: Base, system: str) -> "PreTrainedModel":
     ids = base.tokenizer("What are the symptoms?")["input_ids"]
     if logits_change(adapted, ids) == 0:
         raise RunError(
-            "the adapter does not change the model's output: the tuned system would be the base",
-            hint="look at training.jsonl; train longer or with a larger learning rate",
+            "the saved adapter does not change the model's output, and after training it did: it was not applied",
+            hint="give --force train, and report it if it happens again",
         )
     return merge(adapted)
 
@@ -197,6 +202,7 @@ def predict_stage(system: str) -> Stage:
         work=answer_with(system),
         outside=None if system == "copy" else model_digest,
         precious=system != "copy",
+        wanted=lambda road: system in scored_systems(road.run, road.config),
     )
 
 
@@ -216,5 +222,5 @@ def decoding_stage(tuned: bool) -> Stage:
         reads=("pairs.jsonl", "splits.jsonl", "plan.json", *(ADAPTER if tuned else ())),
         writes=("decoding.json",),
         work=choose_decoding,
-        outside=lambda road: {**model_digest(road), "tried": " ".join(tried_systems(road.config))},
+        outside=lambda road: {**model_digest(road), "tried": " ".join(_can_try(road))},
     )

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from vademecum.generation import Prompt, chunks, probe_generation
-from vademecum.hardware import check_device
+from vademecum.hardware import check_device, compact_memory, peak_memory_bytes
 from vademecum.models import attach_adapter
 from vademecum.planning import (
     AnswerRates,
@@ -27,7 +27,6 @@ from vademecum.planning import (
 )
 from vademecum.stages.answer import REPETITION_CONTROLS, decoding_for, tried_systems
 from vademecum.stages.material import Base, model_digest
-from vademecum.stages.measuring import peak_memory_bytes
 from vademecum.stages.road import Road, Stage
 from vademecum.stages.sizing import Situation, Size, choose_size, look
 from vademecum.training import TrainingData, check_arguments, evaluation_rate, probe_steps
@@ -135,6 +134,7 @@ def _train_rates(road: Road, situation: Situation, model: "PreTrainedModel", siz
     """Real tokens per second of throw-away optimizer steps, and of a validation loss."""
     config = situation.config
     road.observer.say("timing optimizer steps")
+    compact_memory(size.settings.compact)
     data = TrainingData(
         examples=situation.examples,
         validation=[],

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from vademecum.config import RunConfig
 from vademecum.errors import ConfigError, StaleError
 from vademecum.files import digest_value, write_json
+from vademecum.hardware import PeakMemory
 from vademecum.runs import Entry, Run
-from vademecum.stages.measuring import PeakMemory, library_versions
+from vademecum.stages.measuring import library_versions
 from vademecum.stopping import Stop
 
 
@@ -59,6 +60,10 @@ class Stage:
     """Digests of what it reads from outside the run directory."""
     precious: bool = False
     """Took so long to make that it is never overwritten unasked."""
+    may_write: tuple[str, ...] = ()
+    """Artifacts that it writes only where its work comes to something."""
+    wanted: Callable[[Road], bool] = lambda _: True
+    """Asked when its turn comes: whether, after all that came before, there is anything to do."""
 
     def inputs(self, road: Road) -> dict[str, str]:
         """Digest of everything that the stage reads."""
@@ -76,7 +81,7 @@ def _lookup(tree: dict[str, Any], dotted: str) -> Any:  # noqa: ANN401  any JSON
 
 
 def walk(road: Road, stages: Sequence[Stage], *, until: str | None = None, force: Iterable[str] = ()) -> None:
-    """Run every stage that is missing or out of date, in order.
+    """Run every stage that is missing or out of date, in order. What is not wanted is forgotten where it was done once.
 
     Args:
         until: the last stage to run; a name without its system (`predict`) means all of that name.
@@ -92,16 +97,23 @@ def walk(road: Road, stages: Sequence[Stage], *, until: str | None = None, force
     last = _named(stages, until)[-1].name if until else stages[-1].name
     with road.run.lock():
         for stage in stages:
-            inputs = stage.inputs(road)
-            if stage.name not in forced and road.run.is_current(stage.name, inputs):
-                road.run.discard(stage.name)  # what a kill just before the end has left
-                road.observer.skip(stage.name)
+            if stage.wanted(road):
+                _keep_current(road, stages, stage, forced, allowed)
             else:
-                _protect(road, stages, stage, inputs, allowed)
-                road.stop.check()
-                _perform(road, stage, inputs)
+                road.run.forget(stage.name)
             if stage.name == last:
                 return
+
+
+def _keep_current(road: Road, stages: Sequence[Stage], stage: Stage, forced: set[str], allowed: set[str]) -> None:
+    inputs = stage.inputs(road)
+    if stage.name not in forced and road.run.is_current(stage.name, inputs):
+        road.run.discard(stage.name)  # what a kill just before the end has left
+        road.observer.skip(stage.name)
+        return
+    _protect(road, stages, stage, inputs, allowed)
+    road.stop.check()
+    _perform(road, stage, inputs)
 
 
 def _perform(road: Road, stage: Stage, inputs: dict[str, str]) -> None:
@@ -120,7 +132,11 @@ def _perform(road: Road, stage: Stage, inputs: dict[str, str]) -> None:
     device, dtype = _where(road.run)
     entry = Entry(
         inputs=inputs,
-        outputs={name: road.run.digest(name) for name in stage.writes},
+        outputs={
+            name: road.run.digest(name)
+            for name in (*stage.writes, *stage.may_write)
+            if name in stage.writes or road.run.file(name).exists()
+        },
         seconds=round(earlier + time.monotonic() - started, 3),
         peak_memory_bytes=memory.peak_bytes,
         versions=library_versions(),
@@ -166,7 +182,7 @@ def _upstream(stages: Sequence[Stage], stage: Stage) -> list[Stage]:
     """The stage itself and all that it depends on."""
     needed, found = set(stage.reads), [stage]
     for other in reversed(stages[: stages.index(stage)]):
-        if needed & set(other.writes):
+        if needed & {*other.writes, *other.may_write}:
             found.append(other)
             needed |= set(other.reads)
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from vademecum.config import RunConfig, TrainConfig
 from vademecum.errors import ConfigError
 from vademecum.generation import Prompt, chunks
-from vademecum.hardware import Device, Hardware, choose_dtype, probe_hardware
+from vademecum.hardware import Device, Hardware, can_compact_memory, choose_dtype, probe_hardware
 from vademecum.planning import (
     AnsweringShape,
     Candidate,
@@ -124,14 +124,14 @@ def choose_size(situation: Situation) -> Size:
     device, dtype, reason = _number_format(config, hardware)
     process = process_bytes(device)
     limit = memory_limit_bytes(config.budget, hardware, device)
-    predictor = _Predictor(situation, dtype, process)
-    rows, answering = _answer_rows(predictor, device, limit)
-    candidates = predictor.candidates(device, limit) if situation.trained else []
+    predictor = _Predictor(situation, device, dtype, process)
+    rows, answering = _answer_rows(predictor, limit)
+    candidates = predictor.candidates(limit) if situation.trained else []
     if candidates:
         chosen = choose_settings(candidates, limit, lambda: predictor.nearest(limit))
         settings = Settings.model_validate(chosen.model_dump(include=set(Settings.model_fields)))
     else:
-        settings = possible_settings(config.train, config.model)[0]
+        settings = possible_settings(config.train, config.model, can_be_compact=False)[0]
     return Size(
         device=device,
         dtype=dtype,
@@ -158,8 +158,13 @@ class _Predictor:
     """Predicts memory for one base model, number format and corpus."""
 
     situation: Situation
+    device: Device
     dtype: str
     process_bytes: int
+
+    @property
+    def can_be_compact(self) -> bool:
+        return self.device == "cpu" and can_compact_memory()
 
     def memory(self, settings: Settings, train: TrainConfig, answering: AnsweringShape | None) -> MemoryPrediction:
         shape = self._training_shape(settings, train) if self.situation.trained else None
@@ -185,13 +190,13 @@ class _Predictor:
         ]
         return max(shapes, key=lambda shape: shape.rows * (shape.prompt_tokens + new), default=None)
 
-    def candidates(self, device: Device, limit_bytes: int) -> list[Candidate]:
+    def candidates(self, limit_bytes: int) -> list[Candidate]:
         train = self.situation.config.train
         layout = self.situation.layout(train)
         return weigh(
-            possible_settings(train, self.situation.config.model),
+            possible_settings(train, self.situation.config.model, can_be_compact=self.can_be_compact),
             layout.slots / layout.steps / (train.batch_shape[0] * train.batch_shape[1]),
-            device,
+            self.device,
             lambda settings: self.training_bytes(settings, train),
             limit_bytes,
         )
@@ -200,7 +205,9 @@ class _Predictor:
         """What would fit instead, predicted like the rest."""
         train, model = self.situation.config.train, self.situation.config.model
         least = possible_settings(
-            train.model_copy(update={"per_device_train_batch_size": 1, "gradient_checkpointing": True}), model
+            train.model_copy(update={"per_device_train_batch_size": 1, "gradient_checkpointing": True}),
+            model,
+            can_be_compact=self.can_be_compact,
         )[-1]
         tries = [("one example per micro-batch with gradient checkpointing", least, train)]
         if model.quantization == "none":
@@ -231,18 +238,19 @@ class _Predictor:
             trained_tokens=max(sum(trained[index] for index in batch) for batch in layout.micro_batches),
             gradient_checkpointing=settings.gradient_checkpointing,
             quantization=settings.quantization,
+            compact=settings.compact or self.device != "cpu",
             packed=layout.packed,
         )
 
 
-def _answer_rows(predictor: _Predictor, device: Device, limit_bytes: int) -> tuple[int, AnsweringShape | None]:
+def _answer_rows(predictor: _Predictor, limit_bytes: int) -> tuple[int, AnsweringShape | None]:
     """How many answers are written at a time, and the shape of the chunk that takes most.
 
     Raises:
         ConfigError: not even one at a time fits, or not as many as are configured.
     """
     generate = predictor.situation.config.generate
-    rows = generate.batch_size or ANSWER_ROWS[device]
+    rows = generate.batch_size or ANSWER_ROWS[predictor.device]
     while True:
         shape = predictor.answering_shape(rows)
         needed = predictor.answering_bytes(shape) if shape else 0

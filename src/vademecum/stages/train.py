@@ -1,29 +1,39 @@
-"""train: pairs.jsonl, splits.jsonl, plan.json → adapter/, training.jsonl, training.json."""
+"""train: pairs.jsonl, splits.jsonl, plan.json → training.jsonl, training.json, and adapter/ where it has an effect."""
 
+import json
 import os
-from dataclasses import dataclass, field
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
-from vademecum.files import publish_folder
+from vademecum.config import BudgetConfig, RunConfig
+from vademecum.config.sections import System
+from vademecum.errors import UntrainedError
+from vademecum.files import publish_folder, write_json
+from vademecum.hardware import compact_memory
 from vademecum.models import attach_adapter, save_adapter
 from vademecum.planning import Plan
+from vademecum.runs import Run
 from vademecum.stages.material import Base, Pairs, model_digest, subset
 from vademecum.stages.road import Road, Stage
 from vademecum.stopping import Stop
-from vademecum.training import TrainingData, build_examples, lay_out, train
+from vademecum.training import Adaptation, TrainingData, TrainingSummary, build_examples, lay_out, train
 
 ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 
 
-@dataclass
 class RunSink:
-    """Where the trainer's rows go: training.jsonl and timing.jsonl, checkpoints into the stage's own folder."""
+    """Where the trainer's rows go: training.jsonl and timing.jsonl; checkpoints and changes of course into the stage's
+    own folder."""
 
-    road: Road
-    folder: Path
-    steps: int
-    _earlier_seconds: float = field(default=0.0, init=False)
+    def __init__(self, road: Road, folder: Path, steps: int) -> None:
+        self.road, self.folder = road, folder
+        changes = [one for one in self.adaptations() if one.change == "steps_cut"]
+        self._steps = changes[-1].after if changes else steps
+        # Without checkpoints the clock is another training's.
+        times = self._rows("timing.jsonl") if self.checkpoints.is_dir() else []
+        self._began = time.monotonic() - max((row["seconds"] for row in times), default=0.0)
 
     @property
     def checkpoints(self) -> Path:
@@ -40,6 +50,23 @@ class RunSink:
         steps = [row["step"] for row in self._rows("training.jsonl")]
         return next((count for count, step in enumerate(steps) if step != count + 1), len(steps))
 
+    def seconds(self) -> float:
+        """Time worked, all sittings together, and what was lost by a kill."""
+        return time.monotonic() - self._began
+
+    def adaptations(self) -> list[Adaptation]:
+        """The changes of course so far."""
+        file = self.folder / "adaptations.json"
+        rows = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+        return [Adaptation.model_validate(row) for row in rows]
+
+    def adapt(self, adaptation: Adaptation) -> None:
+        """Training changes its course."""
+        changes = [*self.adaptations(), adaptation]
+        write_json(self.folder / "adaptations.json", [one.model_dump() for one in changes])
+        if adaptation.change == "steps_cut":
+            self._steps = adaptation.after
+
     def say(self, text: str) -> None:
         """Pass a word on to whoever watches."""
         self.road.observer.say(text)
@@ -47,18 +74,17 @@ class RunSink:
     def step(self, row: dict[str, Any]) -> None:
         """One optimizer step is done."""
         self.road.run.append_line("training.jsonl", row)
-        self.road.observer.progress(row["step"], self.steps, "steps")
+        self.road.observer.progress(row["step"], self._steps, "steps")
 
     def timing(self, row: dict[str, Any]) -> None:
         """The clock after a step, all sittings together."""
-        self.road.run.append_line("timing.jsonl", {**row, "seconds": self._earlier_seconds + row["seconds"]})
+        self.road.run.append_line("timing.jsonl", row)
 
     def truncate(self, step: int) -> None:
         """Forget what came after a step that training goes back to."""
         for name in ("training.jsonl", "timing.jsonl"):
             rows = [row for row in self._rows(name) if row["step"] <= step]
             self.road.run.write_lines(name, rows)
-        self._earlier_seconds = rows[-1]["seconds"] if rows else 0.0
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         return self.road.run.read_lines(name) if self.road.run.file(name).is_file() else []
@@ -67,6 +93,7 @@ class RunSink:
 def run_training(road: Road, folder: Path) -> None:
     """Train the adapter for just the steps that the plan decided."""
     run = road.run
+    started = time.monotonic()
     plan = run.read_record("plan.json", Plan)
     config = plan.apply(road.config)
     pairs, base = Pairs.read(road), Base.locate(road)
@@ -76,8 +103,8 @@ def run_training(road: Road, folder: Path) -> None:
     layout = lay_out(
         [example.length for example in examples], config.train, seed=config.seed, steps=plan.optimizer_steps
     )
+    compact_memory(plan.settings.compact)
     model = attach_adapter(base.load(config.model, device=plan.device, dtype=plan.dtype), config.lora, config.seed)
-    sink = RunSink(road, folder, plan.optimizer_steps)
     data = TrainingData(
         examples=examples,
         validation=build_examples(validation, base.tokenizer, config.prompt, config.train),
@@ -87,23 +114,78 @@ def run_training(road: Road, folder: Path) -> None:
         device=plan.device,
         save_steps=plan.save_steps,
         eval_steps=plan.eval_steps,
+        memory_limit_bytes=_memory_limit(config.budget, plan),
+        time_limit_seconds=_time_limit(config.budget, plan, loading=time.monotonic() - started),
     )
     settings = config.train.model_copy(update={"max_steps": plan.optimizer_steps, "warmup_steps": plan.warmup_steps})
     # Beside the checkpoints, where the Trainer would put them, they would go when training is finished.
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.file("trackers"))
+    sink = RunSink(road, folder, plan.optimizer_steps)
     summary = train(model, base.tokenizer, data, settings, sink, config.seed)
-    finished = folder / "adapter"
-    finished.mkdir(exist_ok=True)
-    save_adapter(model, finished, base=base.files)
-    publish_folder(finished, run.file("adapter"))
+    if summary.status == "completed":
+        finished = folder / "adapter"
+        finished.mkdir(exist_ok=True)
+        save_adapter(model, finished, base=base.files)
+        publish_folder(finished, run.file("adapter"))
+    else:
+        road.observer.say(f"{summary.status}: {summary.remark}; the tuned system is left out")
+        shutil.rmtree(run.file("adapter"), ignore_errors=True)  # of an earlier training
     run.write_json("training.json", summary.model_dump(mode="json"))
+
+
+def _memory_limit(budget: BudgetConfig, plan: Plan) -> int | None:
+    """A CUDA device says itself when its memory is full."""
+    return int(budget.memory_gb * 1e9) if budget.memory_gb is not None and plan.device == "cpu" else None
+
+
+def _time_limit(budget: BudgetConfig, plan: Plan, loading: float) -> float | None:
+    """What preparing, loading the model and answering leave of the budget."""
+    if budget.minutes is None:
+        return None
+    others = sum(seconds for stage, seconds in plan.predicted_seconds.items() if stage != "train")
+    return budget.minutes * 60 - others - loading
+
+
+def scored_systems(run: Run, config: RunConfig) -> tuple[System, ...]:
+    """The systems that can answer: all of them, but for `tuned` where training gave nothing worth scoring."""
+    return tuple(name for name in config.generate.systems if name != "tuned" or has_adapter(run))
+
+
+def has_adapter(run: Run) -> bool:
+    """Whether training, finished before this, gave an adapter that has an effect."""
+    return _summary(run).status == "completed"
+
+
+def check_trained(run: Run) -> None:
+    """Say at the end what a missing tuned system comes from.
+
+    Raises:
+        UntrainedError: training diverged, or changed nothing.
+    """
+    found = _summary(run)
+    if found.status == "diverged":
+        raise UntrainedError(
+            f"training diverged after {found.optimizer_steps} optimizer steps: {found.remark}. The tuned model has no "
+            "scores; the other systems have",
+            hint="lower train.learning_rate, or set model.dtype to float32 or bfloat16, and give --force train",
+        )
+    if found.status == "unchanged":
+        raise UntrainedError(
+            f"training changed nothing: {found.remark}. The tuned model is the base model and has no scores of its own",
+            hint="train longer or with a larger train.learning_rate, and give --force train",
+        )
+
+
+def _summary(run: Run) -> TrainingSummary:
+    return run.read_record("training.json", TrainingSummary)
 
 
 TRAIN = Stage(
     name="train",
-    settings=("seed", "prompt", "model", "lora", "train"),
+    settings=("seed", "prompt", "model", "lora", "train", "budget"),
     reads=("pairs.jsonl", "splits.jsonl", "plan.json"),
-    writes=(*ADAPTER, "training.jsonl", "training.json"),
+    writes=("training.jsonl", "training.json"),
+    may_write=ADAPTER,
     work=run_training,
     outside=model_digest,
     precious=True,

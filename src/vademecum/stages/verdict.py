@@ -14,7 +14,7 @@ from vademecum.report import ReportMaterial, build_report, render_card, render_h
 from vademecum.runs import Run
 from vademecum.stages.material import Pairs
 from vademecum.stages.road import Road, Stage
-from vademecum.stages.train import ADAPTER
+from vademecum.stages.train import ADAPTER, check_trained, has_adapter, scored_systems
 
 
 def score_with(system: str) -> Callable[[Road, Path], None]:
@@ -43,13 +43,14 @@ def score_stage(system: str) -> Stage:
         reads=("pairs.jsonl", "splits.jsonl", f"predictions/{system}.jsonl"),
         writes=(f"scores/{system}.jsonl",),
         work=score_with(system),
+        wanted=lambda road: system in scored_systems(road.run, road.config),
     )
 
 
 def gather(run: Run, config: RunConfig) -> ReportMaterial:
     """Collect what a report needs from the run's files."""
-    systems = config.generate.systems
-    tuned = "tuned" in systems
+    systems = scored_systems(run, config)
+    tuned = "tuned" in config.generate.systems
     pairs = {pair.id: pair for pair in run.read_rows("pairs.jsonl", QAPair)}
     predictions: dict[str, list[Prediction]] = {
         system: run.read_rows(f"predictions/{system}.jsonl", Prediction) for system in systems
@@ -91,7 +92,7 @@ def write_report(run: Run, config: RunConfig, *, public: bool = False) -> None:
     run.write_json("report.json", report)
     run.write_text(f"{name}.md", render_markdown(report, material, public=public))
     run.write_text(f"{name}.html", render_html(report, material, public=public))
-    if material.training is not None:
+    if material.training is not None and has_adapter(run):
         run.write_text("adapter/README.md", render_card(report, material))
 
 
@@ -116,6 +117,7 @@ def report_stage(systems: Sequence[str]) -> Stage:
         ),
         writes=("report.json", "report.md", "report.html"),
         work=lambda road, _: write_report(road.run, road.config),
+        wanted=lambda road: bool(scored_systems(road.run, road.config)),
     )
 
 
@@ -124,12 +126,18 @@ def render_again(run: Run, config: RunConfig, *, public: bool) -> None:
 
     Raises:
         InputError: the run has not come as far as scores.
+        UntrainedError: its only system is `tuned`, and training diverged or changed nothing.
     """
-    missing = [f"score/{system}" for system in config.generate.systems if f"score/{system}" not in run.entries()]
+    entries, systems = run.entries(), config.generate.systems
+    if "train" in entries:
+        systems = scored_systems(run, config)
+    missing = [f"score/{system}" for system in systems if f"score/{system}" not in entries]
     if missing:
         raise InputError(
             f"{run.path} has no {', '.join(missing)} yet", hint="finish it with the `vade run` command first"
         )
+    if not systems:
+        check_trained(run)
     with run.lock():
         write_report(run, config, public=public)
 

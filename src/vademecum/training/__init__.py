@@ -1,6 +1,7 @@
 """Pairs → supervised rows → fixed micro-batches → a trained adapter."""
 
-from vademecum.training.arguments import check_arguments
+from vademecum.training.adaptations import NOT_REPEATED, Adaptation
+from vademecum.training.arguments import WARMUP_SHARE, check_arguments
 from vademecum.training.batching import Layout, lay_out
 from vademecum.training.loss import evaluation_rate
 from vademecum.training.supervision import (
@@ -14,6 +15,9 @@ from vademecum.training.supervision import (
 from vademecum.training.trainer import StepTiming, TrainingData, TrainingSink, TrainingSummary, probe_steps, train
 
 __all__ = [
+    "NOT_REPEATED",
+    "WARMUP_SHARE",
+    "Adaptation",
     "Example",
     "Layout",
     "StepTiming",

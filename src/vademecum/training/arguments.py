@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from trl import SFTConfig
 
 WARMUP_SHARE = 0.03
+"""Of the optimizer steps, where train.warmup_steps is not set."""
 CHECKPOINTS_KEPT = 2
 
 CONSUMED_ELSEWHERE = {
     "batching": "batching.lay_out",
     "max_length": "supervision.build_examples",
     "overlong": "supervision.build_examples",
+    "examples_per_step": "TrainConfig.batch_shape",
     "max_pairs": "the train stage",
     "num_train_epochs": "batching.lay_out",
     "eval_pairs": "the train stage",
@@ -51,21 +53,24 @@ def check_arguments(config: TrainConfig) -> None:
 
 
 def training_arguments(config: TrainConfig, data: TrainingData, folder: Path, seed: int) -> "SFTConfig":
-    """Map `config` to TRL's `SFTConfig`; the number of steps and the device's facts come from `data`."""
+    """Map `config` to TRL's `SFTConfig`; the numbers of steps and micro-batches and the device come from `data`.
+
+    `config.warmup_steps` are steps of the planned schedule.
+    """
     from trl import SFTConfig
 
     steps = data.layout.steps
-    size, accumulation = config.batch_shape
+    planned = data.schedule.planned_steps if data.schedule else steps
     arguments = SFTConfig(
         output_dir=str(folder),
         seed=seed,
-        per_device_train_batch_size=size,
-        gradient_accumulation_steps=accumulation,
+        per_device_train_batch_size=config.batch_shape[0],
+        gradient_accumulation_steps=data.layout.accumulation,
         max_steps=steps,
         optim=config.optim,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.lr_scheduler_type,
-        warmup_steps=round(WARMUP_SHARE * steps) if config.warmup_steps is None else config.warmup_steps,
+        warmup_steps=round(WARMUP_SHARE * planned) if config.warmup_steps is None else config.warmup_steps,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         **_checkpointing(config.gradient_checkpointing or False),

@@ -7,13 +7,13 @@ first k micro-batches", and what a step costs is known before it runs.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING
 
 from vademecum.config.sections import TrainConfig
-from vademecum.errors import InputError
+from vademecum.errors import InputError, RunError
 from vademecum.training.supervision import IGNORED, Example
 
 if TYPE_CHECKING:
@@ -83,8 +83,38 @@ class Layout:
 
     def select(self, numbers: Sequence[int]) -> "Layout":
         """A layout of the optimizer steps `numbers` alone, counted from zero."""
-        batches = [rows for number in numbers for rows in self.step(number)]
-        return Layout(batches, self.accumulation, self.pad_to, self.lengths, self.packed)
+        return replace(self, micro_batches=[rows for number in numbers for rows in self.step(number)])
+
+    def halved(self) -> "Layout":
+        """The same examples in the same steps, in twice as many micro-batches.
+
+        The micro-batch with the most slots is cut in two, again and again, until its step has enough: an even step
+        comes in halves, and where a micro-batch is a single row, others make up for it. All steps have the same number
+        of micro-batches, so a step with fewer rows than that leaves fewer to all.
+
+        Raises:
+            RunError: a step has no more rows than micro-batches.
+        """
+        steps = [self.step(number) for number in range(self.steps)]
+        count = min(2 * self.accumulation, *(sum(map(len, batches)) for batches in steps))
+        if count == self.accumulation:
+            raise RunError(
+                f"training needs more memory than it may have, and its micro-batches cannot be made smaller: an "
+                f"optimizer step has {count} rows in {count} micro-batches",
+                hint="set train.gradient_checkpointing, lower train.max_length, take a smaller base or "
+                "model.quantization, or raise budget.memory_gb if that is the limit",
+            )
+        batches = [rows for step in steps for rows in self._spread(step, count)]
+        return replace(self, micro_batches=batches, accumulation=count)
+
+    def _spread(self, batches: list[list[int]], count: int) -> list[list[int]]:
+        batches = list(batches)
+        while len(batches) < count:
+            divisible = [number for number, rows in enumerate(batches) if len(rows) > 1]
+            largest = max(divisible, key=lambda number: self.slots_of(batches[number]))
+            rows = batches[largest]
+            batches[largest : largest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+        return batches
 
 
 def lay_out(lengths: Sequence[int], config: TrainConfig, *, seed: int, steps: int | None = None) -> Layout:

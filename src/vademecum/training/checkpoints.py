@@ -3,13 +3,34 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from vademecum.errors import RunError
 from vademecum.files import digest_file, write_json
 
 SEAL = "whole.json"
 """In each checkpoint: file → SHA-256; written last."""
+
+
+@contextmanager
+def sealed(checkpoint: Path) -> Iterator[None]:
+    """Seal what is written in the `with` block.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+        seal(checkpoint)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a disk
+        raise RunError(
+            f"{checkpoint} cannot be written: {error}",
+            hint="look whether the disk has room, then give the same command again to go on",
+        ) from error
 
 
 def seal(checkpoint: Path) -> None:

@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vademecum.errors import DivergedError, RunError
+from vademecum.errors import DivergedError
 from vademecum.stopping import Stop
+from vademecum.training.adaptations import Adaptation, Schedule
 from vademecum.training.batching import collate, collate_packed
-from vademecum.training.checkpoints import is_whole, seal
+from vademecum.training.checkpoints import is_whole, sealed
 from vademecum.training.loss import mean_loss, summed_loss, trained_tokens
 from vademecum.training.protocol import TrainingData
+from vademecum.training.watch import Watch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 StepReport = Callable[[dict[str, Any]], None]
 """Receives the row of every optimizer step, before a checkpoint of that step is written."""
+REPORTED = ("loss", "learning_rate", "grad_norm", "real_tokens", "slots", "examples")
 MAX_SKIPPED_STEPS = 20
 """float16 skips a step while its loss scale is too high; halved from 2**16, it is below 1 after fewer than this."""
 
@@ -30,14 +33,13 @@ MAX_SKIPPED_STEPS = 20
 class StepRows:
     """Makes one row of every optimizer step, and refuses numbers that are not finite."""
 
-    def __init__(self, data: TrainingData, report: StepReport) -> None:
-        self._layout = data.layout
+    def __init__(self, report: StepReport) -> None:
         self._report = report
         self._held: dict[str, Any] | None = None
         self._skipped = 0
 
-    def add(self, step: int, logs: dict[str, float], *, skipped: bool, hold: bool) -> None:
-        """Report step `step`, counted from 1, from what the Trainer logged; `hold` it back for its validation loss.
+    def add(self, step: int, logs: dict[str, Any], *, skipped: bool, hold: bool) -> None:
+        """Report step `step`, counted from 1, from what was logged of it; `hold` it back for its validation loss.
 
         `skipped` says that float16's loss scaler left the step out because a gradient overflowed.
 
@@ -49,13 +51,9 @@ class StepRows:
         _refuse_infinite("loss", logs["loss"], step)
         if not overflowed:
             _refuse_infinite("gradient norm", logs["grad_norm"], step)
-        row = {
-            "step": step,
-            "loss": logs["loss"],
-            "learning_rate": logs["learning_rate"],
-            "grad_norm": None if overflowed else logs["grad_norm"],
-            **self._layout.step_counts(step - 1),
-        }
+        row = {"step": step, **{name: logs[name] for name in REPORTED}}
+        if overflowed:
+            row["grad_norm"] = None
         if hold:
             self._held = row
         else:
@@ -73,7 +71,7 @@ def _refuse_infinite(what: str, value: float, step: int) -> None:
     if not math.isfinite(value):
         raise DivergedError(
             f"the {what} of step {step} is {value!r}",
-            hint="lower train.learning_rate, or set model.dtype to float32 or bfloat16; nothing of this step was saved",
+            hint="lower train.learning_rate, or set model.dtype to float32 or bfloat16",
         )
 
 
@@ -107,7 +105,7 @@ def build_trainer(
         eval_dataset=validation_ids,
         processing_class=tokenizer,
     )
-    trainer.rows, trainer.loader, trainer.data = StepRows(data, report), loader, data
+    trainer.rows, trainer.loader, trainer.data = StepRows(report), loader, data
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_last_step_callback())
     trainer.model_accepts_loss_kwargs = True  # compute_loss divides by the whole step's tokens; do not divide again
@@ -120,7 +118,6 @@ def build_trainer(
 
 
 def _layout_trainer() -> Any:  # noqa: ANN401  untyped base
-    from safetensors import SafetensorError
     from trl import SFTTrainer
 
     class LayoutTrainer(SFTTrainer):  # type: ignore[misc]  # untyped base
@@ -132,6 +129,12 @@ def _layout_trainer() -> Any:  # noqa: ANN401  untyped base
 
         def get_train_dataloader(self) -> "DataLoader[Any]":
             return self.loader
+
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ANN401
+            schedule = self.data.schedule or Schedule(num_training_steps)
+            scheduler = super().create_scheduler(schedule.planned_steps, optimizer)
+            scheduler.lr_lambdas = [_along(schedule, planned) for planned in scheduler.lr_lambdas]
+            return scheduler
 
         def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[Any, int]:  # noqa: ANN401
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -148,27 +151,21 @@ def _layout_trainer() -> Any:  # noqa: ANN401  untyped base
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             if "loss" in logs:
-                skipped = self.accelerator.optimizer_step_was_skipped
-                self.rows.add(self.state.global_step, logs, skipped=skipped, hold=self.control.should_evaluate)
+                step, skipped = self.state.global_step, self.accelerator.optimizer_step_was_skipped
+                logs = {**logs, **self.data.layout.step_counts(step - 1)}
+                self.rows.add(step, logs, skipped=skipped, hold=self.control.should_evaluate)
             super().log(logs, start_time)
 
         def evaluate(self, *_: object, **__: object) -> dict[str, float]:
             data = self.data
             loss = mean_loss(self.model, data.validation, data.pad_id, data.layout.worst_tokens)
-            self.log({"eval_loss": loss})
             self.rows.add_validation(loss)
+            self.log({"eval_loss": loss})
             return {"eval_loss": loss}
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
-            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            try:
+            with sealed(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
                 super()._save_checkpoint(model, trial)
-                seal(checkpoint)
-            except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a disk
-                raise RunError(
-                    f"{checkpoint} cannot be written: {error}",
-                    hint="look whether the disk has room, then give the same command again to go on",
-                ) from error
 
         def create_model_card(self, *_: object, **__: object) -> None:
             """The adapter's card is written from the finished run, not from a checkpoint."""
@@ -177,6 +174,10 @@ def _layout_trainer() -> Any:  # noqa: ANN401  untyped base
             """Nothing is sent anywhere unasked."""
 
     return LayoutTrainer
+
+
+def _along(schedule: Schedule, planned: Callable[[float], float]) -> Callable[[float], float]:
+    return lambda step: planned(schedule.position(step))
 
 
 def build_loader(data: TrainingData) -> "DataLoader[Any]":
@@ -205,32 +206,46 @@ def _last_step_callback() -> Any:  # noqa: ANN401  untyped base
     return LastStep()
 
 
-def stopping_callback(trainer: "SFTTrainer", stop: Stop) -> Any:  # noqa: ANN401  untyped base
-    """Ends training after the micro-batch in flight, with a checkpoint of the last finished step."""
+class Adapted(Exception):  # noqa: N818  no error: ends training where it can go on in another way
+    """Training must change its course; the last finished step is on disk."""
+
+    def __init__(self, adaptation: Adaptation) -> None:
+        super().__init__(adaptation.in_words())
+        self.adaptation = adaptation
+
+
+def boundary_callback(trainer: "SFTTrainer", stop: Stop, watch: Watch) -> Any:  # noqa: ANN401  untyped base
+    """Ends training with a checkpoint of the last finished step: after the micro-batch in flight when it is asked to
+    stop, before a step when it must change its course."""
     import torch
     from transformers import TrainerCallback
 
-    class Stopping(TrainerCallback):  # type: ignore[misc]  # untyped base
+    class Boundary(TrainerCallback):  # type: ignore[misc]  # untyped base
         """Weights, optimizer and schedule change at the end of a step only; the random state with every dropout."""
 
         def on_step_begin(self, *_: object, **__: object) -> None:
             self._cpu, self._cuda = torch.get_rng_state(), torch.cuda.get_rng_state_all()
             self._heed()
+            if adaptation := watch.look(trainer.state.global_step):
+                self._save()
+                raise Adapted(adaptation)
 
         def on_substep_end(self, *_: object, **__: object) -> None:
             self._heed()
 
         def _heed(self) -> None:
-            if not stop.asked:
-                return
+            if stop.asked:
+                self._save()
+                stop.check()
+
+        def _save(self) -> None:
             step = trainer.state.global_step
             if step > 0 and not is_whole(Path(trainer.args.output_dir) / f"checkpoint-{step}"):
                 torch.set_rng_state(self._cpu)
                 torch.cuda.set_rng_state_all(self._cuda)
                 trainer._save_checkpoint(trainer.model, trial=None)
-            stop.check()
 
-    return Stopping()
+    return Boundary()
 
 
 @contextmanager

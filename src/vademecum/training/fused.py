@@ -116,7 +116,8 @@ def summed_cross_entropy() -> Callable[["Tensor", "Tensor"], "Tensor"]:
             at_target = logits.gather(1, chosen)
             total = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
             ctx.save_for_backward(logits.div_(total).scatter_add_(1, chosen, -torch.ones_like(at_target)))
-            return (total.log() + largest - at_target).sum()
+            loss: Tensor = (total.log() + largest - at_target).sum()
+            return loss
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401

@@ -6,8 +6,12 @@ from typing import Any, Literal, Protocol
 
 from vademecum.records import Record
 from vademecum.stopping import Stop
+from vademecum.training.adaptations import Adaptation, Schedule
 from vademecum.training.batching import Layout
 from vademecum.training.supervision import Example
+
+TrainingStatus = Literal["completed", "diverged", "unchanged"]
+"""`diverged`: a number was not finite. `unchanged`: the adapter does not change what the model says."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,12 @@ class TrainingData:
     """Optimizer steps between checkpoints; the last step is always one."""
     eval_steps: int
     """Optimizer steps between validation losses; the last step always has one."""
+    memory_limit_bytes: int | None = None
+    """What the process may hold on a CPU; above it, micro-batches are halved. None: no limit."""
+    time_limit_seconds: float | None = None
+    """What the whole training may take, over all sittings; when it would take longer, steps are cut. None: no limit."""
+    schedule: Schedule | None = None
+    """How the layout's steps run along the learning-rate schedule; none: as planned."""
 
 
 class TrainingSink(Protocol):
@@ -44,6 +54,15 @@ class TrainingSink(Protocol):
     def done(self) -> int:
         """How many steps, from the first on, have their row; no checkpoint of a later one is gone on from."""
 
+    def seconds(self) -> float:
+        """How long this training has worked so far, all sittings together, on a clock that only goes forward."""
+
+    def adaptations(self) -> list[Adaptation]:
+        """The changes of course so far, all sittings together."""
+
+    def adapt(self, adaptation: Adaptation) -> None:
+        """Put a change of course on disk; it takes effect afterwards."""
+
     def say(self, text: str) -> None:
         """Something that the user should know."""
 
@@ -58,29 +77,31 @@ class TrainingSink(Protocol):
         step). The same training on the same machine gives the same rows, however often it was interrupted."""
 
     def timing(self, row: dict[str, Any]) -> None:
-        """The clock at the end of a step: `step`, and `seconds` since this sitting began, on a monotonic clock. A
-        fall in `seconds` from one row to the next marks a new sitting; their sum over sittings is for the caller
-        to take."""
+        """The clock at the end of a step: `step` and `seconds`, as `seconds()` tells them."""
 
 
 class TrainingSummary(Record):
-    """What a whole training came to; seconds and rate are those of the last sitting."""
+    """What a whole training came to, over all sittings."""
 
     optimizer_steps: int
+    """That were finished."""
     real_tokens: int
-    """Over the whole training, padding not counted."""
+    """In those steps, padding not counted."""
     slots: int
-    """Token positions computed over the whole training, padding counted."""
+    """Token positions computed in those steps, padding counted."""
     padded_fraction: float
     real_tokens_per_second: float
-    """In this sitting; 0 when it had no step left to do."""
     seconds: float
-    """Of this sitting, validation and checkpoints included."""
-    final_loss: float
-    """Mean over the last tenth of the steps."""
+    """Validation and checkpoints included."""
+    final_loss: float | None
+    """Mean over the last tenth of the steps; none where the first step diverged."""
     validation_loss: float | None
-    """After the last step; none without validation rows."""
-    status: Literal["completed", "diverged"]
+    """The last that was taken; none without validation rows."""
+    status: TrainingStatus
+    remark: str = ""
+    """What was found, where it is not completed."""
+    events: tuple[Adaptation, ...] = ()
+    """What was changed on the way."""
 
 
 class StepTiming(Record):
@@ -88,6 +109,3 @@ class StepTiming(Record):
 
     seconds: float
     real_tokens: int
-    slots: int
-    peak_memory_bytes: int
-    """Highest so far: on a GPU what tensors took, on a CPU what the whole process took."""

@@ -33,8 +33,6 @@ class Example:
     """The pair's id; the rows of a split answer share it and stand in order."""
     input_ids: list[int]
     labels: list[int]
-    cut: bool
-    """The answer's end, or its end token, did not fit and is lost."""
 
     @property
     def length(self) -> int:
@@ -99,8 +97,8 @@ def audit_supervision(
 ) -> SupervisionAudit:
     """Count what the rows train, against prompts and answers encoded anew; `pairs` are those the rows were built from.
 
-    Nothing is taken on trust from `Example.cut`. A row that does not hold its pair's prompt has no known place for an
-    answer: all its labels count as prompt tokens. Expects every example's id among the pairs.
+    A row that does not hold its pair's prompt has no known place for an answer: all its labels count as prompt tokens.
+    Expects every example's id among the pairs.
     """
     end = end_token_id(tokenizer)
     rows: dict[str, list[Example]] = {}
@@ -195,7 +193,7 @@ def _rows(id: str, head: list[int], body: list[int], config: TrainConfig) -> Ite
     elif room < MIN_ANSWER_TOKENS or config.overlong == "drop":
         return
     elif config.overlong == "cut":
-        yield _row(id, head, body[:room], cut=True)
+        yield _row(id, head, body[:room])
     else:
         yield _row(id, head, body[:room])
         overlap = room // 4
@@ -204,8 +202,8 @@ def _rows(id: str, head: list[int], body: list[int], config: TrainConfig) -> Ite
             yield _row(id, [*head, *context], body[start : start + room - overlap])
 
 
-def _row(id: str, given: list[int], trained: list[int], *, cut: bool = False) -> Example:
-    return Example(id, [*given, *trained], [IGNORED] * len(given) + trained, cut)
+def _row(id: str, given: list[int], trained: list[int]) -> Example:
+    return Example(id, [*given, *trained], [IGNORED] * len(given) + trained)
 
 
 def _labels_in_prompt(example: Example, head: list[int]) -> int:

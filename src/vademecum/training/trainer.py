@@ -1,6 +1,6 @@
 """Training: from rows and their layout to a trained adapter, a row per step and a summary; a few steps on trial."""
 
-import sys
+import math
 import tempfile
 import time
 from dataclasses import replace
@@ -9,16 +9,21 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from vademecum.config.sections import TrainConfig
+from vademecum.errors import DivergedError
+from vademecum.hardware import PeakMemory, release_memory
+from vademecum.models import logits_change
+from vademecum.training.adaptations import follow, halving
 from vademecum.training.arguments import training_arguments
 from vademecum.training.checkpoints import newest_checkpoint, step_of
-from vademecum.training.engine import build_trainer, stopping_callback, unwrapped_after
+from vademecum.training.engine import Adapted, boundary_callback, build_trainer, unwrapped_after
 from vademecum.training.fused import fuse_adapters
-from vademecum.training.protocol import StepTiming, TrainingData, TrainingSink, TrainingSummary
+from vademecum.training.protocol import StepTiming, TrainingData, TrainingSink, TrainingStatus, TrainingSummary
+from vademecum.training.watch import Watch
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
-    from transformers.trainer_callback import TrainerState
 
 __all__ = ["StepTiming", "TrainingData", "TrainingSink", "TrainingSummary", "probe_steps", "train"]
 
@@ -34,50 +39,115 @@ def train(
     """Train `model`'s adapter in place over the whole of `data.layout`, going on from the sink's newest checkpoint.
 
     Killed and called again with the same arguments, it ends with the same weights and the same rows as without the
-    break, bit for bit on a CPU with the same number of threads. `seed` decides dropout; the order of the rows is the
-    layout's.
+    break, bit for bit on a CPU with the same number of threads, unless memory or time made it change its course: each
+    change is an event of the summary. `seed` decides dropout; the order of the rows is the layout's.
+
+    The summary's status is `diverged` when a loss, a gradient norm or the adapter is not finite, and `unchanged` when
+    the adapter has no effect: the adapter is then worth nothing.
 
     Raises:
-        DivergedError: a loss or gradient norm is not finite; nothing of that step was written, earlier checkpoints
-            stay.
         StoppedError: the sink's `stop` was asked to; the last finished step is on disk as a checkpoint.
-        RunError: a checkpoint cannot be written.
+        RunError: a checkpoint cannot be written, or training does not fit into memory.
     """
-    arguments = training_arguments(config, data, sink.checkpoints, seed)
+    import torch
+
+    untrained = _adapter_weights(model)
+    while True:
+        layout, schedule = follow(data.layout, sink.adaptations())
+        try:
+            history, remark = _attempt(
+                model, tokenizer, replace(data, layout=layout, schedule=schedule), config, sink, seed
+            )
+            break
+        except torch.OutOfMemoryError:
+            adaptation = halving(layout, sink.done())
+        except Adapted as change:
+            adaptation = change.adaptation
+        sink.adapt(adaptation)
+        sink.say(adaptation.in_words())
+        _put_back(model, untrained)
+        release_memory()
+    status: TrainingStatus = "diverged" if remark else "completed"
+    if not remark:
+        status, remark = _judge(model, data)
+    return _summarise(history, sink, status, remark)
+
+
+def _attempt(
+    model: "PeftModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    data: TrainingData,
+    config: TrainConfig,
+    sink: TrainingSink,
+    seed: int,
+) -> tuple[list[dict[str, Any]], str]:
+    """Train to the end, or to the first number that is not finite: what was logged, and what was found."""
     checkpoint = newest_checkpoint(sink.checkpoints, sink.done(), sink.say)
-    done = step_of(checkpoint) if checkpoint else 0
-    sink.truncate(done)
-    began = time.monotonic()
+    sink.truncate(step_of(checkpoint) if checkpoint else 0)
 
     def report(row: dict[str, Any]) -> None:
         sink.step(row)
-        sink.timing({"step": row["step"], "seconds": time.monotonic() - began})
+        sink.timing({"step": row["step"], "seconds": sink.seconds()})
 
-    with unwrapped_after(model):
+    remark = ""
+    with unwrapped_after(model), PeakMemory():
         fuse_adapters(model)
+        arguments = training_arguments(config, data, sink.checkpoints, seed)
         trainer = build_trainer(model, tokenizer, data, arguments, report)
-        trainer.add_callback(stopping_callback(trainer, sink.stop))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return _summarise(data, trainer.state, done, time.monotonic() - began)
+        trainer.add_callback(boundary_callback(trainer, sink.stop, Watch(data, sink.seconds)))
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except DivergedError as error:
+            remark = error.message
+    return trainer.state.log_history, remark
 
 
-def _summarise(data: TrainingData, state: "TrainerState", done: int, seconds: float) -> TrainingSummary:
-    layout = data.layout
-    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    validation = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
-    last = losses[-max(1, len(losses) // 10) :]
-    this_sitting = sum(layout.step_counts(step)["real_tokens"] for step in range(done, layout.steps))
+def _judge(model: "PeftModel", data: TrainingData) -> tuple[TrainingStatus, str]:
+    """Whether a trained adapter is finite and has an effect, and what was found if not."""
+    weights = _adapter_weights(model)
+    if not all(weight.isfinite().all() for weight in weights.values()):
+        return "diverged", "the adapter that came out holds numbers that are not finite"
+    if not any(weight.any() for name, weight in weights.items() if "lora_B" in name):
+        return "unchanged", "the adapter's updates are all zero"
+    change = logits_change(model, data.examples[0].input_ids)
+    if not math.isfinite(change):
+        return "diverged", "with the adapter that came out the model's logits are not finite"
+    return ("completed", "") if change else ("unchanged", "the adapter does not change a single logit of a train row")
+
+
+def _summarise(
+    history: list[dict[str, Any]], sink: TrainingSink, status: TrainingStatus, remark: str
+) -> TrainingSummary:
+    finished, seconds = sink.done(), sink.seconds()
+    steps = [entry for entry in history if "loss" in entry and entry["step"] <= finished]
+    validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    real_tokens, slots = (sum(entry[name] for entry in steps) for name in ("real_tokens", "slots"))
+    last = [entry["loss"] for entry in steps[-max(1, len(steps) // 10) :]]
     return TrainingSummary(
-        optimizer_steps=layout.steps,
-        real_tokens=layout.real_tokens,
-        slots=layout.slots,
-        padded_fraction=layout.padded_fraction,
-        real_tokens_per_second=this_sitting / seconds,
+        optimizer_steps=finished,
+        real_tokens=real_tokens,
+        slots=slots,
+        padded_fraction=1 - real_tokens / slots if slots else 0.0,
+        real_tokens_per_second=real_tokens / seconds,
         seconds=seconds,
-        final_loss=sum(last) / len(last),
+        final_loss=sum(last) / len(last) if last else None,
         validation_loss=validation[-1] if validation else None,
-        status="completed",
+        status=status,
+        remark=remark,
+        events=tuple(sink.adaptations()),
     )
+
+
+def _adapter_weights(model: "PeftModel") -> dict[str, "Tensor"]:
+    return {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _put_back(model: "PeftModel", weights: dict[str, "Tensor"]) -> None:
+    """Make the adapter as it was, without gradients."""
+    model.zero_grad(set_to_none=True)
+    for name, weight in model.named_parameters():
+        if name in weights:
+            weight.data = weights[name].clone().to(weight.device)
 
 
 def probe_steps(
@@ -86,58 +156,35 @@ def probe_steps(
     """Time `steps` throw-away optimizer steps, drawn by `seed` from `data.layout`; the adapter is as before afterwards.
 
     A step more is done first to warm up, and not returned: the one that holds the largest micro-batch, so that the peak
-    memory of the timings is what the whole training will need.
+    memory is what the whole training will need.
 
     Raises:
-        DivergedError: a loss or gradient norm is not finite.
+        DivergedError: the untrained model's loss or gradient norm is not finite.
     """
-    import torch
-
     layout = data.layout
     worst = max(range(len(layout.micro_batches)), key=lambda number: layout.slots_of(layout.micro_batches[number]))
     chosen = Random(seed).choices(range(layout.steps), k=steps)
     trial = replace(data, layout=layout.select([worst // layout.accumulation, *chosen]), validation=[])
+    # Whether the learning rate suits is for training to find out.
+    still = config.model_copy(update={"report_to": (), "learning_rate": 0.0})
     clock: list[float] = []
-    peaks: list[int] = []
-
-    def report(_: dict[str, Any]) -> None:
-        clock.append(time.perf_counter())
-        peaks.append(_peak_memory_bytes(data.device))
-
-    before = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+    before = _adapter_weights(model)
     with tempfile.TemporaryDirectory() as folder, unwrapped_after(model):
-        arguments = training_arguments(config.model_copy(update={"report_to": ()}), trial, Path(folder), seed)
+        arguments = training_arguments(still, trial, Path(folder), seed)
         arguments.set_save(strategy="no")
         fuse_adapters(model)
         try:
-            build_trainer(model, _placeholder_tokenizer(), trial, arguments, report).train()
+            build_trainer(
+                model, _placeholder_tokenizer(), trial, arguments, lambda _: clock.append(time.perf_counter())
+            ).train()
         finally:
-            model.zero_grad(set_to_none=True)
-            with torch.no_grad():
-                for name, weight in model.named_parameters():
-                    if name in before:
-                        weight.data = before[name].to(weight.device)
+            _put_back(model, before)
     return [
         StepTiming(
-            seconds=clock[number] - clock[number - 1],
-            real_tokens=counts["real_tokens"],
-            slots=counts["slots"],
-            peak_memory_bytes=peaks[number],
+            seconds=clock[number] - clock[number - 1], real_tokens=trial.layout.step_counts(number)["real_tokens"]
         )
         for number in range(1, steps + 1)
-        for counts in (trial.layout.step_counts(number),)
     ]
-
-
-def _peak_memory_bytes(device: str) -> int:
-    if device == "cuda":
-        import torch
-
-        return int(torch.cuda.max_memory_allocated())
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _placeholder_tokenizer() -> "PreTrainedTokenizerBase":
