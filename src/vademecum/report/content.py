@@ -78,6 +78,7 @@ def _run(material: ReportMaterial) -> dict[str, Any]:
         "dtype_reason": material.plan["dtype_reason"],
         "seconds": {name: entry["seconds"] for name, entry in entries.items()},
         "predicted_seconds": dict(material.plan["predicted_seconds"]),
+        "predicted_peak_bytes": dict(material.plan["predicted_peak_bytes"]),
         "peak_memory_bytes": {name: entry["peak_memory_bytes"] for name, entry in entries.items()},
         "outputs": {name: dict(entry["outputs"]) for name, entry in entries.items()},
     }

@@ -26,6 +26,7 @@ class ReportMaterial:
     leakage: Mapping[str, Any]
     supervision: Mapping[str, Any]
     plan: Mapping[str, Any]
+    """With `predicted_peak_bytes` per kind of stage, which the file has in terms."""
     training: Mapping[str, Any] | None
     """None when no system was trained."""
     training_rows: Sequence[Mapping[str, Any]]

@@ -156,8 +156,9 @@ def losses_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def times_table(report: Mapping[str, Any]) -> Table:
-    """Predicted and measured seconds per stage, and the memory that it took at its peak."""
+    """Predicted and measured seconds per stage, and predicted and measured memory at its peak."""
     predicted, run = report["run"]["predicted_seconds"], report["run"]
+    foreseen = run["predicted_peak_bytes"]
     parts = {"prepare and plan": ("prepare", "plan"), "train": ("train",), "choose the decoding": ("decoding",)}
     parts |= {f"answer and score: {name}": (f"predict/{name}", f"score/{name}") for name in report["systems"]}
     rows, total = [], [0.0, 0.0]
@@ -169,10 +170,12 @@ def times_table(report: Mapping[str, Any]) -> Table:
         took = sum(run["seconds"][stage] for stage in done)
         total = [total[0] + plan, total[1] + took]
         peak = numbers.gigabytes(max(run["peak_memory_bytes"][stage] for stage in done))
-        rows.append((name, *_times(plan, took), peak))
-    highest = max(run["peak_memory_bytes"].values())
-    rows.append(("in all", *_times(*total), numbers.gigabytes(highest)))
-    return Table(("stage", "predicted", "measured", "measured / predicted", "peak memory"), tuple(rows))
+        expected = foreseen.get(done[0].partition("/")[0], 0) if plan else 0
+        rows.append((name, *_times(plan, took), numbers.gigabytes(expected) if expected else numbers.NONE, peak))
+    highest, expected = max(run["peak_memory_bytes"].values()), max(foreseen.values())
+    rows.append(("in all", *_times(*total), numbers.gigabytes(expected), numbers.gigabytes(highest)))
+    head = ("stage", "time, predicted", "measured", "measured / predicted", "peak memory, predicted", "measured")
+    return Table(head, tuple(rows))
 
 
 def _times(predicted: float, measured: float) -> tuple[str, str, str]:

@@ -56,11 +56,12 @@ def gather(run: Run, config: RunConfig) -> ReportMaterial:
         system: run.read_rows(f"predictions/{system}.jsonl", Prediction) for system in systems
     }
     asked = {row.id for rows in predictions.values() for row in rows}
-    plan = run.read_json("plan.json")
+    decided = run.read_record("plan.json", Plan)
+    plan = {**run.read_json("plan.json"), "predicted_peak_bytes": decided.predicted_peak_bytes}
     entries = run.entries()
     return ReportMaterial(
         name=run.name,
-        config=run.read_record("plan.json", Plan).apply(config),
+        config=decided.apply(config),
         config_digest=digest_value(config.model_dump(mode="json")),
         command=shlex.join(["vade", "run", f"runs/{run.name}/config.json", "--out", f"runs/{run.name}-again"]),
         base=plan["base"],
