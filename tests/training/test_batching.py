@@ -109,7 +109,11 @@ def test_half_passes_count() -> None:
 
 
 def test_padded_takes_exactly_the_configured_examples_per_step() -> None:
-    layout = lay_out(realistic_lengths(50), config(batching="padded", per_device_train_batch_size=3), seed=0)
+    layout = lay_out(
+        realistic_lengths(50),
+        config(batching="padded", per_device_train_batch_size=3, gradient_accumulation_steps=2),
+        seed=0,
+    )
     assert {len(rows) for rows in layout.micro_batches} == {3}
     assert layout.steps == 9  # 50 rows at 6 a step; the ninth is filled from a second pass
     assert layout.pad_to == 512
@@ -124,7 +128,9 @@ def test_packed_rows_hold_whole_examples_and_no_padding() -> None:
     bins = pack(lengths, 512)
     assert sorted(index for row in bins for index in row) == list(range(1100))
     assert all(sum(lengths[index] for index in row) <= 512 for row in bins)
-    layout = lay_out(lengths, config(batching="packed", per_device_train_batch_size=1), seed=0)
+    layout = lay_out(
+        lengths, config(batching="packed", per_device_train_batch_size=1, gradient_accumulation_steps=2), seed=0
+    )
     assert layout.padded_fraction == 0
     assert layout.worst_tokens <= 512
     assert layout.steps == -(-len(bins) // 2)
@@ -162,3 +168,18 @@ def test_collate_packed_restarts_positions_without_a_mask() -> None:
     assert batch["labels"].tolist() == [[-100, 6, 7, -100, 9]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
     assert "attention_mask" not in batch
+
+
+@pytest.mark.parametrize(
+    ("given", "shape"),
+    [
+        ({}, (16, 1)),
+        ({"examples_per_step": 12}, (12, 1)),
+        ({"per_device_train_batch_size": 3, "gradient_accumulation_steps": 4}, (3, 4)),
+        ({"per_device_train_batch_size": 4}, (4, 4)),
+        ({"gradient_accumulation_steps": 4}, (4, 4)),
+        ({"examples_per_step": 5, "per_device_train_batch_size": 2}, (2, 3)),
+    ],
+)
+def test_what_is_unset_follows_from_the_examples_per_step(given: dict[str, int], shape: tuple[int, int]) -> None:
+    assert config(**given).batch_shape == shape
