@@ -74,26 +74,29 @@ def decoding_for(config: RunConfig, no_repeat_ngram_size: int) -> Decoding:
 
 
 def tried_systems(config: RunConfig) -> list[str]:
-    """The systems whose validation answers choose the decoding."""
+    """The systems whose validation answers choose the decoding; none where no model answers."""
+    if set(config.generate.systems) == {"copy"}:
+        return []
     return [name for name in ("base", "tuned") if name in config.generate.systems] or ["base"]
 
 
 def _can_try(road: Road) -> list[str]:
     scored = scored_systems(road.run, road.config)
-    return [name for name in tried_systems(road.config) if name in scored] or ["base"]
+    tried = tried_systems(road.config)
+    return [name for name in tried if name in scored] or tried[:1]
 
 
 def choose_decoding(road: Road, folder: Path) -> None:
     """Answer validation pairs with each repetition control; keep the one with the best mean ROUGE over the systems."""
     run = road.run
     config = run.read_record("plan.json", Plan).apply(road.config)
-    if config.generate.no_repeat_ngram_size != "auto":
-        chosen = decoding_for(config, config.generate.no_repeat_ngram_size)
+    systems, size = _can_try(road), config.generate.no_repeat_ngram_size
+    if size != "auto" or not systems:
+        chosen = decoding_for(config, 0 if size == "auto" else size)
         run.write_json("decoding.json", {"decoding": chosen.model_dump(), "chosen_on": {}})
         return
     pairs, base = Pairs.read(road), Base.locate(road)
     asked = subset(pairs.of("validation"), config.generate.validation_pairs, config.seed)
-    systems = _can_try(road)
     prompts = prompts_for("base", asked, [], base, config)
     scores: dict[int, list[float]] = {size: [] for size in REPETITION_CONTROLS}
     total = len(systems) * len(REPETITION_CONTROLS)

@@ -96,8 +96,15 @@ def decide(situation: Situation, size: Size, rates: Rates, spent_seconds: float)
 
 def _probe(road: Road, situation: Situation, size: Size) -> Rates:
     """Answer and train for a few throw-away steps in the shapes of this corpus."""
+    answers: dict[str, AnswerRates] = {}
+    if not any(situation.prompts.values()) and not situation.trained:  # copying needs no model
+        return Rates(
+            train_tokens_per_second=0.0,
+            evaluation_tokens_per_second=0.0,
+            answers={},
+            peak_memory_bytes=peak_memory_bytes(),
+        )
     model = situation.base.load(situation.config.model, device=size.device, dtype=size.dtype)
-    answers = {}
     for name, prompts in situation.prompts.items():
         road.stop.check()
         if prompts and _kind(name) not in answers:

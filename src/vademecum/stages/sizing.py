@@ -24,7 +24,7 @@ from vademecum.planning import (
 )
 from vademecum.planning.choice import MEMORY_MARGIN
 from vademecum.sources import cache_folder
-from vademecum.stages.answer import decoding_for
+from vademecum.stages.answer import decoding_for, tried_systems
 from vademecum.stages.material import Base, Pairs, prompts_for, subset
 from vademecum.stages.road import Road
 from vademecum.training import Example, Layout, audit_supervision, build_examples, check_audit, lay_out
@@ -94,7 +94,7 @@ def look(road: Road, base: Base) -> Situation:
     prompts: dict[str, list[Prompt]] = {
         name: prompts_for(name, asked, pairs.of("train"), base, config) for name in systems
     }
-    if config.generate.no_repeat_ngram_size == "auto":
+    if config.generate.no_repeat_ngram_size == "auto" and tried_systems(config):
         tried = subset(pairs.of("validation"), config.generate.validation_pairs, config.seed)
         prompts["decoding"] = prompts_for("base", tried, [], base, config)
     return Situation(
