@@ -49,15 +49,15 @@ MUTATIONS = [
     Mutation(
         "the end token is trained",
         "training/supervision.py",
-        "[IGNORED] * len(given) + trained, cut)",
-        "[IGNORED] * len(given) + [*trained[:-1], IGNORED], cut)",
+        "[IGNORED] * len(given) + trained)",
+        "[IGNORED] * len(given) + [*trained[:-1], IGNORED])",
         "tests/training/test_supervision.py",
     ),
     Mutation(
         "the prompt is not trained",
         "training/supervision.py",
-        "[IGNORED] * len(given) + trained, cut)",
-        "[*given, *trained], cut)",
+        "[IGNORED] * len(given) + trained)",
+        "[*given, *trained])",
         "tests/training/test_supervision.py",
     ),
     Mutation(

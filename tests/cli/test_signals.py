@@ -1,6 +1,5 @@
 """The first signal stops the work where nothing is lost and says how to go on; a second one stops at once."""
 
-import os
 import signal
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from vademecum.runs import Run
 def send_as_work_begins(numbers: list[signal.Signals], monkeypatch: pytest.MonkeyPatch) -> None:
     def begin(_: Progress, __: str) -> None:
         for number in numbers:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)  # heard at once; two kills in a row may arrive as one
 
     monkeypatch.setattr(Progress, "begin", begin)
 
