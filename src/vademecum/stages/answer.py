@@ -83,7 +83,7 @@ def tried_systems(config: RunConfig) -> list[str]:
 def _can_try(road: Road) -> list[str]:
     scored = scored_systems(road.run, road.config)
     tried = tried_systems(road.config)
-    return [name for name in tried if name in scored] or tried[:1]
+    return tried and ([name for name in tried if name in scored] or ["base"])
 
 
 def choose_decoding(road: Road, folder: Path) -> None:
