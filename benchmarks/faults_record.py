@@ -4,24 +4,20 @@ Each part replaces its own earlier one; `figures` is made anew from all of them.
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from vademecum.files import write_json
-from vademecum.hardware import probe_hardware
-from vademecum.sources import cache_folder
-from vademecum.stages.measuring import library_versions
+from benchmarks.results import machine_label, result_file
 
-RESULTS = Path(__file__).parent / "results"
+from vademecum.files import write_json
+from vademecum.stages.measuring import library_versions
 
 
 def record(part: str, found: dict[str, Any], out: Path | None) -> Path:
     """Put one part into the file of this machine, or into `out`, and return where it is."""
-    label = probe_hardware(rates_cache=cache_folder()).label
-    file = out or RESULTS / f"faults-{re.sub(r'[^a-z0-9]+', '-', label.lower()).strip('-')}.json"
+    file = out or result_file("faults", quick=False)
     parts = json.loads(file.read_text(encoding="utf-8"))["parts"] if file.is_file() else {}
-    parts[part] = {"machine": label, "versions": library_versions(), **found}
+    parts[part] = {"machine": machine_label(), "versions": library_versions(), **found}
     write_json(file, {"figures": figures(parts), "parts": dict(sorted(parts.items()))})
     return file
 

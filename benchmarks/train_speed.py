@@ -182,8 +182,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2", help="smollm2, tinyllama (at random) or a checkpoint's folder")
     parser.add_argument("--random", action="store_true", help="SmolLM2's shape with random weights")
     parser.add_argument("--arms", nargs="+", choices=ARMS, help="default: all, and paper grouped for tinyllama")
-    parser.add_argument("--rounds", type=int, help="default: 10, and 5 for tinyllama")
-    parser.add_argument("--steps", type=int, help="timed steps per block; default: 5, and 2 for tinyllama")
+    parser.add_argument("--rounds", type=int, help="default: 5")
+    parser.add_argument("--steps", type=int, help="timed steps per block; default: 10, and 2 for tinyllama")
     parser.add_argument("--micro-batch", type=int, help="examples, of grouped and packed; default: 2, and 64 on CUDA")
     parser.add_argument("--minutes-limit", type=float, default=30.0, help="of a block")
     parser.add_argument("--device", choices=("cpu", "cuda"))
@@ -205,7 +205,7 @@ def blocks(given: argparse.Namespace, subject: Subject) -> dict[Arm, Block]:
             workload=workload,
             dtype=choose_dtype(hardware, device)[0],
             device=device,
-            steps=given.steps or (2 if given.quick or large else 5),
+            steps=given.steps or (2 if given.quick or large else 10),
             seed=0,
             micro_batch=given.micro_batch or (64 if device == "cuda" else 2),
             max_length=QUICK_LENGTH if given.quick else 512,
@@ -221,7 +221,7 @@ def main() -> None:
     subject = find_subject(given.model, random=given.random)
     arms = blocks(given, subject)
     first = next(iter(arms.values()))
-    count = given.rounds or (1 if given.quick else 5 if subject.name == "tinyllama" else 10)
+    count = given.rounds or (1 if given.quick else 5)
     emulated = 0.5 if given.quick else EMULATED_MINUTES
     limits = dict.fromkeys(arms, given.minutes_limit)
     if "trl" in limits and first.dtype != "bfloat16":
@@ -241,16 +241,17 @@ def main() -> None:
     }
     file = given.out or result_file("train_speed", quick=given.quick)
     rounds: list[dict[Arm, Outcome]] = []
-    stuck: set[Arm] = set()
+    once: set[Arm] = set()
+    """Arms too slow for a second round."""
     for number in range(count):
-        order = [arm for arm in arms if arm not in stuck]
+        order = [arm for arm in arms if arm not in once]
         turn = number % len(order)
         rounds.append({})
         for arm in [*order[turn:], *order[:turn]]:
             outcome = rounds[-1][arm] = run(replace(arms[arm], seed=number), limits[arm])
             print(f"round {number + 1} of {count}: {outcome}", flush=True)
-            if not outcome.steps:
-                stuck.add(arm)
+            if not outcome.steps or limits[arm] < given.minutes_limit:
+                once.add(arm)
         found = figures(rounds) | {"train.padded_fraction": padded}
         rows = [[outcome.row for outcome in each.values()] for each in rounds]
         write_result(file, subject.name, settings, {name + suffix: value for name, value in found.items()}, rounds=rows)

@@ -179,10 +179,7 @@ def _train_with_ours(block: Block, tell: Tell) -> None:
     config, lora = block.config
     tokenizer = block.subject.tokenizer
     examples = block.workload.examples(block.subject, config)
-    layout = block.lay_out(examples)
-    worst = max(range(len(layout.micro_batches)), key=lambda number: layout.slots_of(layout.micro_batches[number]))
-    chosen = Random(block.seed).choices(range(layout.steps), k=block.steps)
-    layout = layout.select([worst // layout.accumulation, *chosen])
+    layout = block.lay_out(examples).trial(block.steps, block.seed)
     model = attach_adapter(block.subject.load(block.dtype, block.device), lora, block.seed)
     shape = Shape.of(model)
     data = TrainingData(

@@ -155,7 +155,7 @@ def _print_candidates(plan: Plan) -> None:
     for name in ("weights", "examples per step", "checkpointing", "memory", "time", "gives up", ""):
         table.add_column(name)
     for one in plan.candidates:
-        chosen = one.model_dump(include=set(plan.settings.model_fields_set)) == plan.settings.model_dump()
+        chosen = one.settings == plan.settings
         table.add_row(
             one.quantization,
             f"{one.per_device_train_batch_size} x {one.gradient_accumulation_steps}",

@@ -39,6 +39,11 @@ QUANTIZATION_COST: dict[Quantization, dict[Device, float]] = {
 GIVES_UP = {"nf4": "4-bit weights while training", "int8": "8-bit weights while training"}
 
 
+def fits(needed_bytes: int, limit_bytes: int) -> bool:
+    """Whether a predicted peak stays below a limit with the margin."""
+    return needed_bytes * (1 + MEMORY_MARGIN) <= limit_bytes
+
+
 class Settings(Record):
     """What the plan may choose."""
 
@@ -64,6 +69,11 @@ class Candidate(Settings):
     gives_up: str
     """In words; empty when nothing."""
     fits: bool
+
+    @property
+    def settings(self) -> Settings:
+        """The settings alone."""
+        return Settings(**self.model_dump(include=set(Settings.model_fields)))
 
 
 def possible_settings(train: TrainConfig, model: ModelConfig, *, can_be_compact: bool) -> list[Settings]:
@@ -118,7 +128,7 @@ def weigh(
             training_bytes=(needed := training_bytes(one)),
             relative_seconds=seconds[id(one)] / least,
             gives_up=_gives_up(one),
-            fits=needed * (1 + MEMORY_MARGIN) <= limit_bytes,
+            fits=fits(needed, limit_bytes),
         )
         for one in kept
     ]

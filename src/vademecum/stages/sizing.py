@@ -3,6 +3,7 @@ that fit the memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from vademecum.config import RunConfig, TrainConfig
 from vademecum.errors import ConfigError
@@ -22,7 +23,7 @@ from vademecum.planning import (
     process_bytes,
     weigh,
 )
-from vademecum.planning.choice import MEMORY_MARGIN
+from vademecum.planning.choice import MEMORY_MARGIN, fits
 from vademecum.sources import cache_folder
 from vademecum.stages.answer import decoding_for, tried_systems
 from vademecum.stages.material import Base, Pairs, prompts_for, subset
@@ -49,6 +50,11 @@ class Situation:
     def trained(self) -> bool:
         """Whether any system needs an adapter."""
         return "tuned" in self.config.generate.systems
+
+    @cached_property
+    def trained_tokens(self) -> list[int]:
+        """Of every example: counted once, for all candidates."""
+        return [example.trained for example in self.examples]
 
     def layout(self, train: TrainConfig) -> Layout:
         """The whole training with some settings."""
@@ -128,8 +134,7 @@ def choose_size(situation: Situation) -> Size:
     rows, answering = _answer_rows(predictor, limit)
     candidates = predictor.candidates(limit) if situation.trained else []
     if candidates:
-        chosen = choose_settings(candidates, limit, lambda: predictor.nearest(limit))
-        settings = Settings.model_validate(chosen.model_dump(include=set(Settings.model_fields)))
+        settings = choose_settings(candidates, limit, lambda: predictor.nearest(limit)).settings
     else:
         settings = possible_settings(config.train, config.model, can_be_compact=False)[0]
     return Size(
@@ -216,7 +221,7 @@ class _Predictor:
         tries += [(f"{words} and train.max_length = {shorter.max_length}", one, shorter) for words, one, _ in tries]
         for words, settings, tried in tries:
             needed = self.training_bytes(settings, tried)
-            if needed * (1 + MEMORY_MARGIN) <= limit_bytes:
+            if fits(needed, limit_bytes):
                 return f"{words} would take {needed / 1e9:.2f} GB"
         return "take a smaller base model, or give the run more memory with budget.memory_gb"
 
@@ -231,7 +236,7 @@ class _Predictor:
         worst = max(layout.micro_batches, key=layout.slots_of)
         slots = layout.slots_of(worst)
         rows = 1 if layout.packed else len(worst)
-        trained = [row.trained for row in situation.examples]
+        trained = situation.trained_tokens
         return TrainingShape(
             rows=rows,
             width=slots // rows,
@@ -254,7 +259,7 @@ def _answer_rows(predictor: _Predictor, limit_bytes: int) -> tuple[int, Answerin
     while True:
         shape = predictor.answering_shape(rows)
         needed = predictor.answering_bytes(shape) if shape else 0
-        if needed * (1 + MEMORY_MARGIN) <= limit_bytes:
+        if fits(needed, limit_bytes):
             return rows, shape
         if generate.batch_size or rows == 1:
             raise ConfigError(

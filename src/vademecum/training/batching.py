@@ -85,6 +85,12 @@ class Layout:
         """A layout of the optimizer steps `numbers` alone, counted from zero."""
         return replace(self, micro_batches=[rows for number in numbers for rows in self.step(number)])
 
+    def trial(self, steps: int, seed: int) -> "Layout":
+        """The step with the largest micro-batch, to warm up and to find the peak, then `steps` drawn at random."""
+        worst = max(range(len(self.micro_batches)), key=lambda number: self.slots_of(self.micro_batches[number]))
+        drawn = Random(seed).choices(range(self.steps), k=steps)
+        return self.select([worst // self.accumulation, *drawn])
+
     def halved(self) -> "Layout":
         """The same examples in the same steps, in twice as many micro-batches.
 

@@ -5,7 +5,6 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 from vademecum.config.sections import TrainConfig
@@ -161,10 +160,7 @@ def probe_steps(
     Raises:
         DivergedError: the untrained model's loss or gradient norm is not finite.
     """
-    layout = data.layout
-    worst = max(range(len(layout.micro_batches)), key=lambda number: layout.slots_of(layout.micro_batches[number]))
-    chosen = Random(seed).choices(range(layout.steps), k=steps)
-    trial = replace(data, layout=layout.select([worst // layout.accumulation, *chosen]), validation=[])
+    trial = replace(data, layout=data.layout.trial(steps, seed), validation=[])
     # Whether the learning rate suits is for training to find out.
     still = config.model_copy(update={"report_to": (), "learning_rate": 0.0})
     clock: list[float] = []
