@@ -1,0 +1,99 @@
+"""What a study declares: a baseline run, factors with levels, seeds, a budget, and the claims to be tested.
+
+    baseline = "paper"
+    set = ["split.strategy=grouped", "generate.test_pairs=100"]
+    baseline_seeds = [0, 1, 2, 3, 4]
+
+    [[factors]]
+    name = "optimizer"
+    levels = ["train.optim=adamw_torch", "train.optim=adafactor"]
+
+    [[claims]]
+    name = "AdamW beats Adafactor"
+    variant = "optimizer=adamw_torch"
+    against = "optimizer=adafactor"
+    metric = "rougeL"
+    direction = "higher"
+
+Everything that a trial differs in is an override of a run's own settings: a study can express nothing that a run
+cannot.
+"""
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from vademecum.config.sections import PositiveInt, Section
+from vademecum.errors import ConfigError
+
+PRESETS = files("vademecum") / "presets" / "studies"
+
+StudyMetric = Literal["rouge1", "rouge2", "rougeL", "rougeLsum", "validation_loss"]
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^,=/]+$")]
+
+
+class Factor(Section):
+    """Something that is varied."""
+
+    name: Name
+    """Stands in the names of variants: `optimizer` in `optimizer=adafactor`."""
+    levels: Annotated[tuple[str | tuple[str, ...], ...], Field(min_length=1)]
+    """Overrides such as `train.optim=adafactor`, one or several per level. A level that says what the baseline says
+    anyway is the baseline."""
+
+
+class Claim(Section):
+    """A statement that the study confirms, contradicts or leaves open."""
+
+    name: str
+    """In words."""
+    variant: str = "baseline"
+    """Such as `warmup=100`."""
+    against: str = "baseline"
+    """The variant that it is held against; of no account with `diverges`."""
+    metric: StudyMetric = "rougeL"
+    """What is compared, on the same test pairs."""
+    direction: Literal["higher", "lower", "diverges"] = "higher"
+    """What is claimed of `variant`: its metric is higher or lower than that of `against`, or its training diverges."""
+
+
+class Margins(Section):
+    """Differences that would be of no account, declared before the study is run."""
+
+    rouge: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """For the four ROUGE metrics."""
+    validation_loss: Annotated[float, Field(gt=0)] = 0.02
+    """In nats per trained token."""
+
+
+class StudyConfig(Section):
+    """A whole study."""
+
+    baseline: str
+    """A preset or a file of a run."""
+    set: tuple[str, ...] = ()
+    """Overrides for all trials."""
+    design: Literal["one-factor", "grid"] = "one-factor"
+    """`one-factor`: each level alone against the baseline. `grid`: every combination of levels."""
+    factors: tuple[Factor, ...] = ()
+    """What is varied."""
+    baseline_seeds: Annotated[tuple[int, ...], Field(min_length=2)] = (0, 1, 2, 3, 4)
+    """train.seed of the baseline's trials: how much they differ is the noise floor."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """train.seed of every other variant's trials."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """For the whole study. Sizes the train subset, the same for all trials; no trial is cut by the clock."""
+    reference_steps: PositiveInt | None = None
+    """Optimizer steps for which the warmup counts were meant. Where some would not end here, all keep the proportion."""
+    margins: Margins = Margins()
+    """What counts as no real difference."""
+    claims: tuple[Claim, ...] = ()
+    """What is to be tested."""
+
+
+def study_names() -> list[str]:
+    """The names of the studies that ship with the package."""
+    return sorted(entry.name.removesuffix(".toml") for entry in PRESETS.iterdir() if entry.name.endswith(".toml"))

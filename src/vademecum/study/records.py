@@ -1,0 +1,38 @@
+"""What a study hands from its trials to its verdicts."""
+
+from typing import Literal
+
+from vademecum.records import Estimate, Record
+
+TrialStatus = Literal["completed", "diverged", "unchanged", "failed"]
+"""`diverged`: a number was not finite. `unchanged`: the adapter has no effect. `failed`: any other error."""
+
+
+class TrialResult(Record):
+    """What one trial came to; a trial that diverged or failed is a result like any other."""
+
+    name: str
+    """Its folder under `trials/`, such as `optimizer=adafactor-seed0`."""
+    variant: str
+    """`baseline`, or the levels that differ from it: `optimizer=adafactor`."""
+    seed: int
+    """train.seed."""
+    status: TrialStatus
+    remark: str
+    """What was found, where it is not completed."""
+    optimizer_steps: int
+    real_tokens: int
+    """Trained on, padding not counted."""
+    final_loss: float | None
+    """Mean training loss over the last tenth of the steps."""
+    validation_loss: float | None
+    """The last that was taken."""
+    losses: tuple[tuple[int, float], ...]
+    """Optimizer step, training loss per trained token."""
+    validation: tuple[tuple[int, float], ...]
+    """Optimizer step, validation loss."""
+    metrics: dict[str, Estimate]
+    """ROUGE of the tuned system with intervals over test pairs; empty unless completed."""
+    minutes: float
+    """Wall time of its own stages."""
+    peak_memory_bytes: int
