@@ -49,6 +49,25 @@ def write_whole(path: Path, content: bytes | str) -> None:
     sync_folder(path.parent)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make a file appear under a second name, whole: as a hard link, or as a copy where there is none between disks.
+
+    Files are replaced here, never written into, so that a link stays as good as a copy.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}{UNFINISHED}")
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:  # another disk, or one without links
+            shutil.copy2(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what writers that were killed have left in a folder and below."""
     for file in folder.rglob(f".*{UNFINISHED}"):

@@ -55,6 +55,8 @@ class Hardware(Record):
     """CUDA's; bfloat16 is in hardware from (8, 0) on, emulated below."""
     matmul_flops: dict[str, float]
     """Measured floating-point operations per second of a large matrix product, per dtype; empty if not measured."""
+    device_count: int = 1
+    """CUDA devices that this process may use; 1 on everything else."""
 
     @property
     def label(self) -> str:
@@ -95,6 +97,7 @@ def probe_hardware(*, rates_cache: Path | None = None) -> Hardware:
         device_memory_bytes=device_memory,
         compute_capability=capability,
         matmul_flops={},
+        device_count=torch.cuda.device_count() if device == "cuda" else 1,
     )
     return found if rates_cache is None else found.model_copy(update={"matmul_flops": _rates(found, rates_cache)})
 

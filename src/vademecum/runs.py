@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from vademecum.config import RunConfig
 from vademecum.errors import InputError, RunError
-from vademecum.files import digest_path, digest_value, naming, remove_unfinished, write_json, write_whole
+from vademecum.files import digest_path, digest_value, link_or_copy, naming, remove_unfinished, write_json, write_whole
 from vademecum.records import Record
 
 RecordType = TypeVar("RecordType", bound=Record)
@@ -215,6 +215,13 @@ class Run:
         entries = self.entries() | {stage: entry}
         write_json(self.file("manifest.json"), {name: one.model_dump() for name, one in entries.items()})
         self.discard(stage)
+
+    def take_over(self, stage: str, other: "Run") -> None:
+        """Make another run's finished stage this one's too: its files as links where the disk allows, and its entry."""
+        entry = other.entries()[stage]
+        for name in entry.outputs:
+            link_or_copy(other.file(name), self.file(name))
+        self.complete(stage, entry)
 
     def forget(self, stage: str) -> None:
         """Take back what a stage has done."""

@@ -36,6 +36,9 @@ options = Options()
 Target = Annotated[str, typer.Argument(help="A preset (demo, cpu, paper, qlora-8gb) or a TOML file.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The run's directory; by default runs/NAME.")]
+StopAfter = Annotated[
+    float | None, typer.Option(metavar="MINUTES", help="Stop this sitting in time; the same command goes on", min=0)
+]
 RunFolder = Annotated[Path, typer.Argument(help="A run's directory.")]
 
 
@@ -64,10 +67,7 @@ def run(
     out: Out = None,
     until: Annotated[str | None, typer.Option(help="The last stage to run, such as train.")] = None,
     force: Annotated[list[str] | None, typer.Option(help="A stage to make anew, with all that follows.")] = None,
-    stop_after: Annotated[
-        float | None,
-        typer.Option(metavar="MINUTES", help="Stop this sitting in time; the same command goes on", min=0),
-    ] = None,
+    stop_after: StopAfter = None,
 ) -> None:
     """Walk the road from corpus to verdict; what is complete is not done again."""
     from vademecum.cli import screens
@@ -200,6 +200,54 @@ def compare(
         {"run_a": str(run_a), "run_b": str(run_b), "system": system, "comparisons": [row.model_dump() for row in rows]},
         lambda: screens.show_comparison(rows, run_a, run_b, system),
     )
+
+
+@app.command()
+def study(
+    target: Annotated[str, typer.Argument(help="A study that ships with vade (paper-study) or a TOML file.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of all runs (with a dot) or of the study."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Its directory; by default studies/NAME.")] = None,
+    executor: Annotated[
+        str, typer.Option(help="`local`, `ray` (a cluster of this machine) or `ray:ADDRESS` (an existing one).")
+    ] = "local",
+    at_once: Annotated[int, typer.Option(help="Trials that share the cores of a machine.", min=1)] = 1,
+    stop_after: StopAfter = None,
+) -> None:
+    """Run many trials as one, and say of each claim whether it was reproduced; the same command goes on."""
+    from vademecum.cli import screens
+    from vademecum.cli.signals import listening
+    from vademecum.stopping import Stop
+    from vademecum.study import Setting, load_study, make_executor, run_study
+
+    declared = load_study(target, settings or [])
+    folder = out or Path("studies") / _run_name(target)
+    stop = Stop(stop_after)
+    with listening(stop), screens.watching(options.quiet or options.json) as observer:
+        setting = Setting(make_executor(executor), observer, options.offline, stop, at_once)
+        found = run_study(declared, folder, setting)
+    _show(found.model_dump(mode="json"), lambda: screens.show_study(found, folder))
+
+
+@app.command()
+def trial(
+    folder: Annotated[Path, typer.Argument(help="The study's directory.")],
+    name: Annotated[str, typer.Argument(help="The trial's folder under trials/.")],
+    stop_after: StopAfter = None,
+) -> None:
+    """Run one trial of a study, or go on with it; `vade study` does the same for all of them."""
+    from vademecum.cli import screens
+    from vademecum.cli.signals import listening
+    from vademecum.stopping import Stop
+    from vademecum.study import run_trial
+
+    stop = Stop(stop_after)
+    with listening(stop), screens.watching(options.quiet or options.json) as observer:
+        place = run_trial(folder, name, observer, stop, offline=options.offline)
+    report = place.read_json("report.json")
+    _show(report, lambda: screens.show_verdict(report, place.path))
 
 
 def _run_name(target: str) -> str:

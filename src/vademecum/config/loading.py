@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     tree = _read(name)
     for override in overrides:
-        _apply(tree, override)
+        apply_override(tree, override)
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -63,22 +64,32 @@ def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:  # noqa: ANN401
 def _read(name: str | Path) -> dict[str, Any]:
     path = Path(name)
     if str(name) in preset_names() and not path.is_file():
-        return tomllib.loads((PRESETS / f"{name}.toml").read_text(encoding="utf-8"))
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        tree = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except FileNotFoundError:
+        return read_tree(PRESETS / f"{name}.toml", str(name))
+    if not path.exists():
         raise ConfigError(
             f"no preset and no file is called {str(name)!r}",
             hint=f"presets are {', '.join(preset_names())}; or give the path of a TOML file",
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", hint="give a readable UTF-8 TOML file") from None
-    except (ValueError, RecursionError) as error:  # not TOML or JSON, an endless number, a thousand brackets
-        raise ConfigError(f"{path} is malformed: {error}", hint="see docs/configuration.md for the form") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds a {type(tree).__name__}, not settings", hint="see docs/configuration.md")
+        )
+    tree = read_tree(path, str(name))
     _anchor_paths(tree, path.parent)
+    return tree
+
+
+def read_tree(path: Traversable, name: str) -> dict[str, Any]:
+    """The settings in a TOML or JSON file, not validated.
+
+    Raises:
+        ConfigError: it cannot be read, or is malformed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        tree = json.loads(text) if name.endswith(".json") else tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name} cannot be read: {error}", hint="give a readable UTF-8 TOML file") from None
+    except (ValueError, RecursionError) as error:  # not TOML or JSON, an endless number, a thousand brackets
+        raise ConfigError(f"{name} is malformed: {error}", hint="see docs/configuration.md for the form") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{name} holds a {type(tree).__name__}, not settings", hint="see docs/configuration.md")
     return tree
 
 
@@ -93,7 +104,12 @@ def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
                 values[key] = str((folder / value).resolve())
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Put `section.key=value` into a tree of settings; `none` for the value unsets.
+
+    Raises:
+        ConfigError: it has no such form.
+    """
     dotted, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"--set {override!r} has no '='", hint="write --set section.key=value")

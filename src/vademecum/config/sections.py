@@ -133,6 +133,8 @@ class TrainConfig(Section):
     """Any optimizer of transformers' Trainer, such as adamw_torch or adafactor."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """The peak."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """The adapter's start, the order of the rows and dropout; unset: the run's seed, which decides all the rest."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     """The course of the learning rate after warmup."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
@@ -224,3 +226,8 @@ class RunConfig(Section):
     budget: BudgetConfig = BudgetConfig()
     generate: GenerateConfig = GenerateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def training_seed(self) -> int:
+        """What decides the luck of a training: train.seed, or the run's own."""
+        return self.seed if self.train.seed is None else self.train.seed

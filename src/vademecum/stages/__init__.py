@@ -14,7 +14,17 @@ from vademecum.stages.road import Observer, Road, Stage, walk
 from vademecum.stages.train import TRAIN, check_trained
 from vademecum.stages.verdict import compare_runs, render_again, report_stage, score_stage
 
-__all__ = ["Observer", "Road", "Stage", "compare_runs", "forecast_run", "render_again", "run_road", "stages_of"]
+__all__ = [
+    "Observer",
+    "Road",
+    "Stage",
+    "compare_runs",
+    "forecast_run",
+    "render_again",
+    "run_road",
+    "run_shared",
+    "stages_of",
+]
 
 
 def stages_of(config: RunConfig) -> list[Stage]:
@@ -45,6 +55,23 @@ def run_road(road: Road, *, until: str | None = None, force: Iterable[str] = ())
     walk(road, stages, until=until, force=force)
     if TRAIN in stages and until not in ("prepare", "plan"):
         check_trained(road.run)
+
+
+def run_shared(road: Road, *, until: str | None = None) -> None:
+    """Do of a run what does not depend on its training, so that others may reuse it: all but the tuned system.
+
+    Raises:
+        VademecumError: any stage's own.
+    """
+    systems = [system for system in road.config.generate.systems if system != "tuned"]
+    stages = [
+        PREPARE,
+        PLAN,
+        decoding_stage(tuned=False),
+        *(predict_stage(system) for system in systems),
+        *(score_stage(system) for system in systems),
+    ]
+    walk(road, stages, until=until)
 
 
 def forecast_run(config: RunConfig, observer: Observer, *, offline: bool) -> Plan:

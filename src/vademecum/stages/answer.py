@@ -186,13 +186,24 @@ def answer_with(system: str) -> Callable[[Road, Path], None]:
     return answer
 
 
+def _answering_inputs(road: Road) -> dict[str, str]:
+    """Of the plan only what decides answers: another length of training leaves the other systems' answers alone."""
+    plan = road.run.read_record("plan.json", Plan)
+    return {
+        **model_digest(road),
+        "plan.base_digest": plan.base_digest,
+        "plan.device": plan.device,
+        "plan.dtype": plan.dtype,
+    }
+
+
 def predict_stage(system: str) -> Stage:
     """The stage in which one system answers the test pairs."""
     settings = ["seed", "generate.test_pairs"]
     reads = ["pairs.jsonl", "splits.jsonl"]
     if system != "copy":
-        settings += ["prompt", "model"]
-        reads += ["plan.json", "decoding.json"]
+        settings += ["prompt", "model.name", "model.revision"]  # quantized weights are for training alone
+        reads.append("decoding.json")
     if system == "few-shot":
         settings.append("generate.few_shot_k")
     if system == "tuned":
@@ -203,7 +214,7 @@ def predict_stage(system: str) -> Stage:
         reads=tuple(reads),
         writes=(f"predictions/{system}.jsonl",),
         work=answer_with(system),
-        outside=None if system == "copy" else model_digest,
+        outside=None if system == "copy" else _answering_inputs,
         precious=system != "copy",
         wanted=lambda road: system in scored_systems(road.run, road.config),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from vademecum.config import RunConfig, load_config
 from vademecum.generation import Prompt, chunks, probe_generation
 from vademecum.hardware import check_device, compact_memory, peak_memory_bytes
 from vademecum.models import attach_adapter
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
 PROBE_STEPS = 3
 """Throw-away optimizer steps that are timed, after one that warms up in the largest shape."""
 PROBE_NEW_TOKENS = 24
+RATE_NEUTRAL = {
+    "gradient_accumulation_steps", "examples_per_step", "num_train_epochs", "max_steps", "max_pairs", "optim", "seed",
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "eval_steps", "eval_pairs", "save_steps",
+    "report_to",
+}  # fmt: skip
+"""Settings of `train` that do not change how many tokens per second go through."""
 
 
 def make_plan(road: Road, _: Path) -> None:
@@ -49,10 +56,27 @@ def make_plan(road: Road, _: Path) -> None:
     size = choose_size(situation)
     road.observer.say(f"{size.device}, {size.dtype}: {size.dtype_reason}")
     situation = replace(situation, config=size.apply(road.config))
-    rates = _probe(road, situation, size)
+    rates = _known_rates(road, situation, size) or _probe(road, situation, size)
     check_memory(rates, size.limit_bytes)
     spent = road.run.entries()["prepare"].seconds + time.monotonic() - started
     road.run.write_json("plan.json", decide(situation, size, rates, spent).model_dump(mode="json"))
+
+
+def _known_rates(road: Road, situation: Situation, size: Size) -> Rates | None:
+    """What the probe of the run that may be reused has found, if it had the same work in the same shapes."""
+    if road.reuse is None or not road.reuse.file("plan.json").is_file():
+        return None
+    known = road.reuse.read_record("plan.json", Plan)
+    probed = known.apply(load_config(road.reuse.file("config.json")))
+    alike = (known.base_digest, known.device, known.dtype) == (situation.base.files.digest, size.device, size.dtype)
+    return known.rates if known.measured and alike and _work(probed) == _work(situation.config) else None
+
+
+def _work(config: RunConfig) -> object:
+    """What decides how fast a run is, whatever its schedule and its number of steps are."""
+    train = config.train.model_dump(exclude=RATE_NEUTRAL)
+    generate = config.generate.model_dump(include={"max_new_tokens", "batch_size", "few_shot_k"})
+    return (config.corpus, config.split, config.prompt, config.model, config.lora, train, generate)
 
 
 def decide(situation: Situation, size: Size, rates: Rates, spent_seconds: float) -> Plan:
@@ -152,8 +176,8 @@ def _train_rates(road: Road, situation: Situation, model: "PreTrainedModel", siz
         save_steps=1,
         eval_steps=1,
     )
-    adapted = attach_adapter(model, config.lora, config.seed)
-    steps = probe_steps(adapted, data, config.train, steps=PROBE_STEPS, seed=config.seed)
+    adapted = attach_adapter(model, config.lora, config.training_seed)
+    steps = probe_steps(adapted, data, config.train, steps=PROBE_STEPS, seed=config.training_seed)
     evaluated = situation.validation or situation.examples
     return (
         sum(step.real_tokens for step in steps) / sum(step.seconds for step in steps),

@@ -42,6 +42,8 @@ class Road:
     offline: bool = False
     stop: Stop = field(default_factory=Stop)
     """Asked between stages, and within those that take long."""
+    reuse: Run | None = None
+    """A run whose finished stages are taken over where they were made from the same inputs."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,11 @@ def _keep_current(road: Road, stages: Sequence[Stage], stage: Stage, forced: set
         return
     _protect(road, stages, stage, inputs, allowed)
     road.stop.check()
+    if road.reuse and stage.name not in forced and road.reuse.is_current(stage.name, inputs):
+        road.run.write_config(road.config)
+        road.run.take_over(stage.name, road.reuse)
+        road.observer.skip(stage.name)
+        return
     _perform(road, stage, inputs)
 
 

@@ -58,7 +58,7 @@ class Situation:
 
     def layout(self, train: TrainConfig) -> Layout:
         """The whole training with some settings."""
-        return lay_out([example.length for example in self.examples], train, seed=self.config.seed)
+        return lay_out([example.length for example in self.examples], train, seed=self.config.training_seed)
 
 
 @dataclass(frozen=True)

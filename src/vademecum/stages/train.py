@@ -100,11 +100,10 @@ def run_training(road: Road, folder: Path) -> None:
     base.check(plan)
     examples = build_examples(pairs.train(config), base.tokenizer, config.prompt, config.train)
     validation = subset(pairs.of("validation"), config.train.eval_pairs, config.seed)
-    layout = lay_out(
-        [example.length for example in examples], config.train, seed=config.seed, steps=plan.optimizer_steps
-    )
+    seed = config.training_seed
+    layout = lay_out([example.length for example in examples], config.train, seed=seed, steps=plan.optimizer_steps)
     compact_memory(plan.settings.compact)
-    model = attach_adapter(base.load(config.model, device=plan.device, dtype=plan.dtype), config.lora, config.seed)
+    model = attach_adapter(base.load(config.model, device=plan.device, dtype=plan.dtype), config.lora, seed)
     data = TrainingData(
         examples=examples,
         validation=build_examples(validation, base.tokenizer, config.prompt, config.train),
@@ -121,7 +120,7 @@ def run_training(road: Road, folder: Path) -> None:
     # Beside the checkpoints, where the Trainer would put them, they would go when training is finished.
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.file("trackers"))
     sink = RunSink(road, folder, plan.optimizer_steps)
-    summary = train(model, base.tokenizer, data, settings, sink, config.seed)
+    summary = train(model, base.tokenizer, data, settings, sink, seed)
     if summary.status == "completed":
         finished = folder / "adapter"
         finished.mkdir(exist_ok=True)

@@ -19,13 +19,14 @@ Everything that a trial differs in is an override of a run's own settings: a stu
 cannot.
 """
 
-import tomllib
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from vademecum.config.loading import apply_override, read_tree
 from vademecum.config.sections import PositiveInt, Section
 from vademecum.errors import ConfigError
 
@@ -87,7 +88,7 @@ class StudyConfig(Section):
     minutes: Annotated[float, Field(gt=0)] | None = None
     """For the whole study. Sizes the train subset, the same for all trials; no trial is cut by the clock."""
     reference_steps: PositiveInt | None = None
-    """Optimizer steps for which the warmup counts were meant. Where some would not end here, all keep the proportion."""
+    """Optimizer steps that the warmup counts were meant for. Where some would not end here, all keep the proportion."""
     margins: Margins = Margins()
     """What counts as no real difference."""
     claims: tuple[Claim, ...] = ()
@@ -97,3 +98,43 @@ class StudyConfig(Section):
 def study_names() -> list[str]:
     """The names of the studies that ship with the package."""
     return sorted(entry.name.removesuffix(".toml") for entry in PRESETS.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_study(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read a study that ships with the package, or a TOML (or resolved JSON) file, and validate it once.
+
+    An override with a dot, such as `model.name=smollm2-135m`, is one for all trials; one without, such as
+    `minutes=480`, is a setting of the study itself. A `baseline` that is a file is looked for beside the study's file.
+
+    Raises:
+        ConfigError: the file is missing or malformed, or any key or value is wrong (all mistakes are listed at once).
+    """
+    path = Path(name)
+    if str(name) in study_names() and not path.is_file():
+        tree = read_tree(PRESETS / f"{name}.toml", str(name))
+    elif path.is_file():
+        tree = read_tree(path, str(name))
+        beside = path.parent / str(tree.get("baseline", ""))
+        if beside.is_file():
+            tree["baseline"] = str(beside.resolve())
+    else:
+        raise ConfigError(
+            f"no study and no file is called {str(name)!r}",
+            hint=f"studies are {', '.join(study_names())}; or give the path of a TOML file, see docs/studies.md",
+        )
+    own = [one for one in overrides if "." not in one.partition("=")[0]]
+    for one in own:
+        apply_override(tree, one)
+    tree["set"] = [*tree.get("set", []), *(one for one in overrides if one not in own)]
+    try:
+        return StudyConfig.model_validate(tree)
+    except ValidationError as error:
+        wrong = [f"  {_place(item['loc'])}: {item['msg']}; found {item['input']!r}" for item in error.errors()]
+        raise ConfigError(
+            f"{name} has {len(wrong)} wrong settings:\n" + "\n".join(wrong),
+            hint="docs/studies.md says what a study takes",
+        ) from None
+
+
+def _place(location: Sequence[str | int]) -> str:
+    return ".".join(str(part) for part in location) or "(top)"

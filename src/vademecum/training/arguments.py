@@ -22,6 +22,7 @@ CONSUMED_ELSEWHERE = {
     "max_length": "supervision.build_examples",
     "overlong": "supervision.build_examples",
     "examples_per_step": "TrainConfig.batch_shape",
+    "seed": "RunConfig.training_seed",
     "max_pairs": "the train stage",
     "num_train_epochs": "batching.lay_out",
     "eval_pairs": "the train stage",

@@ -1,0 +1,165 @@
+"""From a declaration to its variants and trials, each with the whole configuration of a run."""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from vademecum.config import RunConfig, load_config
+from vademecum.errors import ConfigError
+from vademecum.study.declaration import Factor, StudyConfig
+
+BASELINE = "baseline"
+Levels = tuple[tuple[str, str], ...]
+"""Factor and label of each level."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The baseline, or what is held against it."""
+
+    name: str
+    """`baseline`, or its levels: `optimizer=adafactor`."""
+    overrides: tuple[str, ...]
+    """What it changes in the baseline."""
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A variant with a seed: one run."""
+
+    variant: str
+    seed: int
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{re.sub(r'[^A-Za-z0-9._=,+-]', '-', self.variant)}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is compared with what."""
+
+    study: StudyConfig
+    variants: tuple[Variant, ...]
+    """The baseline first."""
+    factors: dict[str, dict[str, str]]
+    """Factor → label of the level → variant; the level that the baseline has is `baseline`. Combinations of a grid
+    stand under `combined`."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Every name that a claim may use → variant."""
+
+    @cached_property
+    def baseline(self) -> RunConfig:
+        """As declared, before the study is sized."""
+        return load_config(self.study.baseline, self.study.set)
+
+    def trials(self, overrides: Sequence[str] = (), warmup_steps: dict[str, int] | None = None) -> list[Trial]:
+        """Every variant with every seed; `overrides` come from sizing, `warmup_steps` by variant too."""
+        return list(self._trials(overrides, warmup_steps or {}))
+
+    def _trials(self, overrides: Sequence[str], warmup_steps: dict[str, int]) -> Iterator[Trial]:
+        for variant in self.variants:
+            scaled = [f"train.warmup_steps={warmup_steps[variant.name]}"] if variant.name in warmup_steps else []
+            own = [*self.study.set, *variant.overrides, *overrides, *scaled]
+            for seed in variant.seeds:
+                yield Trial(variant.name, seed, load_config(self.study.baseline, [*own, f"train.seed={seed}"]))
+
+
+def lay_out_design(study: StudyConfig) -> Design:
+    """Resolve every level and refuse what could not be compared.
+
+    Raises:
+        ConfigError: a level is no valid override, two levels or factors have one name, a claim names a variant that
+            there is not, or the baseline leaves open what all trials must share.
+    """
+    base = load_config(study.baseline, study.set)
+    _check_baseline(base)
+    known: dict[str, Variant] = {BASELINE: Variant(BASELINE, (), study.baseline_seeds)}
+    configs = {BASELINE: base}
+    aliases = {BASELINE: BASELINE}
+    factors: dict[str, dict[str, str]] = {}
+    for levels, overrides in _combinations(study):
+        name = ",".join(f"{factor}={label}" for factor, label in levels)
+        config = load_config(study.baseline, [*study.set, *overrides])
+        same = next((found for found, other in configs.items() if other == config), name)
+        if name in aliases and aliases[name] != same:
+            raise ConfigError(f"two levels are called {name!r}", hint="give the factors different names")
+        aliases[name] = same
+        if same == name:
+            known[name], configs[name] = Variant(name, overrides, study.seeds), config
+        if len(levels) == 1:
+            factors.setdefault(levels[0][0], {})[levels[0][1]] = same
+        elif same == name:
+            factors.setdefault("combined", {})[name] = name
+    _check_claims(study, aliases)
+    return Design(study, tuple(known.values()), factors, aliases)
+
+
+def _combinations(study: StudyConfig) -> Iterator[tuple[Levels, tuple[str, ...]]]:
+    """Each level alone; for a grid, after that, all combinations of several factors."""
+    by_factor = [[(factor.name, *level) for level in _levels(factor)] for factor in study.factors]
+    sizes = range(1, len(by_factor) + 1) if study.design == "grid" else range(1, 2)
+    for size in sizes:
+        for chosen in itertools.combinations(by_factor, size):
+            for combination in itertools.product(*chosen):
+                yield (
+                    tuple((factor, label) for factor, label, _ in combination),
+                    tuple(text for *_, overrides in combination for text in overrides),
+                )
+
+
+def _levels(factor: Factor) -> list[tuple[str, tuple[str, ...]]]:
+    found = []
+    for level in factor.levels:
+        overrides = (level,) if isinstance(level, str) else level
+        found.append(("+".join(one.partition("=")[2].strip() for one in overrides), overrides))
+    return found
+
+
+def _check_baseline(base: RunConfig) -> None:
+    if "tuned" not in base.generate.systems:
+        raise ConfigError(
+            "the baseline trains nothing: generate.systems lacks 'tuned'", hint="add it, or take another baseline"
+        )
+    if base.generate.no_repeat_ngram_size == "auto":
+        raise ConfigError(
+            "the trials would each choose a decoding of their own: generate.no_repeat_ngram_size is 'auto'",
+            hint="set it for all: set = ['generate.no_repeat_ngram_size=0'] or 6",
+        )
+    if base.budget.minutes is not None:
+        raise ConfigError(
+            f"the baseline has budget.minutes = {base.budget.minutes:g}: trials that the clock cuts cannot be compared",
+            hint="give `minutes` to the study, and set = ['budget.minutes=none']",
+        )
+
+
+def _check_claims(study: StudyConfig, aliases: dict[str, str]) -> None:
+    for claim in study.claims:
+        for name in (claim.variant, claim.against):
+            if name not in aliases:
+                raise ConfigError(
+                    f"the claim {claim.name!r} names a variant {name!r} that there is not",
+                    hint=f"variants are {', '.join(aliases)}",
+                )
+        if claim.direction != "diverges" and aliases[claim.variant] == aliases[claim.against]:
+            raise ConfigError(
+                f"the claim {claim.name!r} compares {aliases[claim.variant]!r} with itself",
+                hint="name two levels that differ, or set `against`",
+            )
+
+
+def anchored(config: RunConfig) -> RunConfig:
+    """The configuration with the corpus and the base model by absolute paths, for a process that works elsewhere."""
+    source, name = Path(config.corpus.source).expanduser(), Path(config.model.name).expanduser()
+    corpus, model = config.corpus, config.model
+    if config.corpus.source not in ("sample", "medquad") and source.exists():
+        corpus = corpus.model_copy(update={"source": str(source.resolve())})
+    if name.is_dir():
+        model = model.model_copy(update={"name": str(name.resolve())})
+    return config.model_copy(update={"corpus": corpus, "model": model})

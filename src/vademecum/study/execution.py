@@ -1,0 +1,137 @@
+"""A study from its declaration to its verdicts: size it, make what is shared, run the trials, judge the claims."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from vademecum.config import load_config
+from vademecum.hardware import probe_hardware
+from vademecum.planning import Plan
+from vademecum.runs import Run
+from vademecum.stages import Observer, Road, run_road, run_shared
+from vademecum.stopping import Stop
+from vademecum.study.declaration import StudyConfig
+from vademecum.study.design import Design, Trial, anchored, lay_out_design
+from vademecum.study.executors import Executor, Task
+from vademecum.study.folder import StudyFolder
+from vademecum.study.sizing import Sizing, size_study
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a study is worked on; none of it changes a result."""
+
+    executor: Executor
+    observer: Observer
+    offline: bool = False
+    stop: Stop = field(default_factory=Stop)
+    at_once: int = 1
+    """Trials that share the cores of a machine; an accelerator is never shared."""
+
+
+def run_study(study: StudyConfig, path: Path, setting: Setting) -> StudyAnalysis:
+    """Run every trial that is not finished, and judge; the same call goes on where it was stopped.
+
+    Raises:
+        ConfigError: the declaration cannot be carried out, or does not fit the budget; says what would.
+        StaleError: the study was sized by another declaration.
+        StoppedError: `setting.stop` was asked to.
+        RunError: not one trial came to an end.
+    """
+    folder = StudyFolder(path)
+    with folder.files.lock():
+        design, sizing = prepare_study(study, folder, setting)
+        trials = size_trials(design, sizing)
+        _run_trials(folder, trials, sizing, setting)
+        return judge(design, sizing, folder)
+
+
+def prepare_study(study: StudyConfig, folder: StudyFolder, setting: Setting) -> tuple[Design, Sizing]:
+    """Lay out the design, make the shared run up to its plan, and size the trials, once."""
+    design = lay_out_design(study)
+    folder.declare(study)
+    road = Road(folder.shared, anchored(design.baseline), setting.observer, setting.offline, setting.stop)
+    run_shared(road, until="plan")
+    if folder.files.file("sizing.json").is_file():
+        sizing = folder.files.read_record("sizing.json", Sizing)
+    else:
+        plan = folder.shared.read_record("plan.json", Plan)
+        sizing = size_study(design, plan, _lanes(plan))
+        folder.files.write_json("sizing.json", sizing.model_dump(mode="json"))
+    run_shared(road)
+    return design, sizing
+
+
+def _lanes(plan: Plan) -> int:
+    return probe_hardware().device_count if plan.device == "cuda" else 1
+
+
+def size_trials(design: Design, sizing: Sizing) -> list[Trial]:
+    """All trials, as they are run."""
+    return [
+        replace(trial, config=anchored(trial.config)) for trial in design.trials(sizing.overrides, sizing.warmup_steps)
+    ]
+
+
+def _run_trials(folder: StudyFolder, trials: Sequence[Trial], sizing: Sizing, setting: Setting) -> None:
+    plan = folder.shared.read_record("plan.json", Plan)
+    open_trials = [trial for trial in trials if not folder.is_finished(trial)]
+    by_name = {trial.name: trial for trial in open_trials}
+    done = len(trials) - len(open_trials)
+    tasks = [_task(folder, trial, plan, sizing, setting) for trial in open_trials]
+
+    def finished(task: Task, code: int) -> None:
+        nonlocal done
+        done += 1
+        result = folder.result(by_name[task.name])
+        status = result.status if result else "failed"
+        words = f": {result.remark}" if result and result.remark else ""
+        setting.observer.say(f"{task.name}: {status}{words}" + (f" (exit code {code})" if status == "failed" else ""))
+        setting.observer.progress(done, len(trials), "trials")
+
+    if tasks:
+        setting.observer.begin("trials")
+        setting.executor.run(tasks, setting.stop, finished)
+
+
+def _task(folder: StudyFolder, trial: Trial, plan: Plan, sizing: Sizing, setting: Setting) -> Task:
+    """A trial as a command that anyone could type."""
+    folder.write_trial(trial)
+    cuda = plan.device == "cuda"
+    return Task(
+        name=trial.name,
+        command=(
+            sys.executable,
+            "-m",
+            "vademecum",
+            "--quiet",
+            *(["--offline"] if setting.offline else []),
+            "trial",
+            str(folder.path.resolve()),
+            trial.name,
+        ),
+        log=folder.log(trial),
+        threads=max(1, probe_hardware().cores // (_lanes(plan) if cuda else setting.at_once)),
+        memory_bytes=sizing.peak_memory_bytes,
+        gpus=1.0 if cuda else 0.0,
+    )
+
+
+def run_trial(path: Path, name: str, observer: Observer, stop: Stop, *, offline: bool) -> Run:
+    """Run one trial of a study, or go on with it: a run that takes over what the study has made for all.
+
+    Raises:
+        InputError: the study has no such trial.
+        UntrainedError: its training diverged or changed nothing.
+        VademecumError: any stage's own.
+    """
+    folder = StudyFolder.open(path)
+    run = Run.open(folder.path / "trials" / name)
+    run_road(Road(run, load_config(run.file("config.json")), observer, offline, stop, reuse=folder.shared))
+    return run
+
+
+def judge(study: Design, sizing: Sizing, folder: StudyFolder) -> "StudyAnalysis":
+    """Read what the trials came to, and write the verdicts."""
+    raise NotImplementedError

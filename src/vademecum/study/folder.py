@@ -1,0 +1,151 @@
+"""The study's directory: what was declared, how it was sized, the shared run, and a run directory per trial.
+
+studies/NAME/
+  study-config.json   the declaration      sizing.json   what all trials have in common
+  shared/             a run: corpus, split, plan and the answers of every system but the tuned one
+  trials/NAME/        a run each, with its log
+  study.json  study.md  study.html  study.tex
+"""
+
+from pathlib import Path
+
+from vademecum.errors import InputError, StaleError
+from vademecum.records import Score
+from vademecum.runs import Run
+from vademecum.study.declaration import StudyConfig
+from vademecum.study.design import Trial
+from vademecum.study.records import TrialResult, TrialStatus
+from vademecum.study.sizing import OWN_STAGES
+
+FIXED = ("baseline", "set", "minutes", "reference_steps")
+"""Settings of a study that its trials were sized by. Factors, seeds, margins and claims may be added to later."""
+TRIAL_STAGES = ("plan", *OWN_STAGES, "score/tuned", "report")
+
+
+class StudyFolder:
+    """Where a study lies; its artifacts are read and written as a run's are."""
+
+    def __init__(self, path: Path) -> None:
+        self.files = Run.create(path)
+        self.path = self.files.path
+
+    @classmethod
+    def open(cls, path: Path) -> "StudyFolder":
+        """A directory that holds a study already.
+
+        Raises:
+            InputError: there is no study in it.
+        """
+        if not (path / "study-config.json").is_file():
+            raise InputError(
+                f"{path} is not a study: it has no study-config.json", hint="give the folder that `vade study` wrote"
+            )
+        return cls(path)
+
+    @property
+    def shared(self) -> Run:
+        """What is made once for all trials."""
+        return Run.create(self.path / "shared")
+
+    def trial(self, trial: Trial) -> Run:
+        """The run directory of a trial."""
+        return Run.create(self.path / "trials" / trial.name)
+
+    def log(self, trial: Trial) -> Path:
+        """What a trial's process says."""
+        return self.path / "trials" / trial.name / "trial.log"
+
+    def declare(self, study: StudyConfig) -> None:
+        """Write the declaration, unless what the trials were sized by has changed.
+
+        Raises:
+            StaleError: it has.
+        """
+        if self.files.file("study-config.json").is_file():
+            before = self.files.read_json("study-config.json")
+            changed = [name for name in FIXED if before[name] != study.model_dump(mode="json")[name]]
+            if changed:
+                raise StaleError(
+                    f"{', '.join(changed)} changed since the study in {self.path} was sized",
+                    hint="choose another directory with --out, or take the change back",
+                )
+        self.files.write_json("study-config.json", study.model_dump(mode="json"))
+
+    def write_trial(self, trial: Trial) -> Run:
+        """Make a trial's directory with its configuration."""
+        run = self.trial(trial)
+        run.write_config(trial.config)
+        return run
+
+    def is_finished(self, trial: Trial) -> bool:
+        """Whether a trial came to an end that is a result: a verdict, or a training that gave nothing to score."""
+        entries = self.trial(trial).entries()
+        return "report" in entries or ("train" in entries and self._training_status(trial) != "completed")
+
+    def result(self, trial: Trial) -> TrialResult | None:
+        """What a trial came to; None while it has not been begun.
+
+        Raises:
+            RunError: its files are damaged.
+        """
+        run = self.trial(trial)
+        entries = run.entries()
+        if "train" not in entries:
+            return self._failed(trial) if self.log(trial).is_file() else None
+        training, rows = run.read_json("training.json"), run.read_lines("training.jsonl")
+        finished = self.is_finished(trial)
+        status = training["status"] if finished else "failed"
+        metrics = run.read_json("report.json")["systems"]["tuned"]["metrics"] if status == "completed" else {}
+        own = [entries[name] for name in TRIAL_STAGES if name in entries]
+        return TrialResult(
+            name=trial.name,
+            variant=trial.variant,
+            seed=trial.seed,
+            status=status,
+            remark=training["remark"] if finished else self._last_words(trial),
+            optimizer_steps=training["optimizer_steps"],
+            real_tokens=training["real_tokens"],
+            final_loss=training["final_loss"],
+            validation_loss=training["validation_loss"],
+            losses=tuple((row["step"], row["loss"]) for row in rows),
+            validation=tuple((row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row),
+            metrics=metrics,
+            minutes=sum(entry.seconds for entry in own) / 60,
+            peak_memory_bytes=max(entry.peak_memory_bytes for entry in own),
+        )
+
+    def scores(self, trial: Trial) -> list[Score]:
+        """Of the tuned system of a completed trial."""
+        return self.trial(trial).read_rows("scores/tuned.jsonl", Score)
+
+    def shared_scores(self, system: str) -> list[Score]:
+        """Of a system that all trials share; none where it was not asked for."""
+        name = f"scores/{system}.jsonl"
+        return self.shared.read_rows(name, Score) if self.shared.file(name).is_file() else []
+
+    def _training_status(self, trial: Trial) -> TrialStatus:
+        status: TrialStatus = self.trial(trial).read_json("training.json")["status"]
+        return status
+
+    def _failed(self, trial: Trial) -> TrialResult:
+        return TrialResult(
+            name=trial.name,
+            variant=trial.variant,
+            seed=trial.seed,
+            status="failed",
+            remark=self._last_words(trial),
+            optimizer_steps=0,
+            real_tokens=0,
+            final_loss=None,
+            validation_loss=None,
+            losses=(),
+            validation=(),
+            metrics={},
+            minutes=0.0,
+            peak_memory_bytes=0,
+        )
+
+    def _last_words(self, trial: Trial) -> str:
+        lines = self.log(trial).read_text(encoding="utf-8", errors="replace").splitlines()
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        return errors[-1] if errors else "it ended without a word"

@@ -1,0 +1,151 @@
+"""How large every trial is: decided once, from one probe and the budget of the whole study."""
+
+import math
+from collections.abc import Sequence
+
+from vademecum.config import RunConfig
+from vademecum.config.sections import PositiveInt
+from vademecum.errors import ConfigError
+from vademecum.planning import Plan
+from vademecum.planning.plan import RESERVE_SHARE
+from vademecum.records import Record
+from vademecum.study.design import Design, Trial
+
+STARTUP_SECONDS = 30.0
+"""Of a trial's process: imports, loading the model twice, tokenizing; two AVX2 cores with SmolLM2-135M."""
+FEWEST_PAIRS = 16
+OWN_STAGES = ("train", "predict/tuned")
+"""What every trial does itself; the rest is done once for all."""
+
+
+class Sizing(Record):
+    """What all trials have in common; `sizing.json`."""
+
+    train_pairs: PositiveInt | None
+    """The same subset for all; None: every train pair."""
+    overrides: tuple[str, ...]
+    """What the shared plan chose, fixed for all trials."""
+    warmup_steps: dict[str, int]
+    """Variant → warmup in proportion to its steps; empty where the declared counts stand."""
+    optimizer_steps: dict[str, int]
+    """Variant → steps."""
+    minutes: dict[str, float]
+    """Trial → what it is predicted to take alone."""
+    shared_minutes: float
+    """Predicted for the corpus, the plan and the answers that all trials share."""
+    peak_memory_bytes: int
+    """Predicted, of a trial."""
+
+    @property
+    def total_minutes(self) -> float:
+        """Of the whole study, one trial after another."""
+        return self.shared_minutes + sum(self.minutes.values())
+
+
+def size_study(design: Design, plan: Plan, lanes: int = 1) -> Sizing:
+    """Decide the size of every trial from the plan of the shared run.
+
+    `lanes` is how many trials run side by side without slowing one another down: accelerators, not cores.
+
+    The time of a trial is linear in the train subset's size N: STARTUP_SECONDS, its answers and validation losses as
+    the plan predicts them, and N x epochs x mean tokens per pair over the measured rate. N is the largest that fits.
+
+    Raises:
+        ConfigError: the budget does not hold even a small subset, or a warmup would never end and nothing says what
+            it is a proportion of.
+    """
+    pinned = _pinned(design.baseline, plan)
+    trials = design.trials(pinned)
+    pairs = design.baseline.train.max_pairs or _affordable_pairs(design, plan, trials, lanes)
+    steps = {trial.variant: _steps(trial.config, pairs or _all_pairs(design, plan)) for trial in trials}
+    warmups = _warmups(design, trials, steps)
+    seconds = {trial.name: _seconds(trial.config, plan, steps[trial.variant]) for trial in trials}
+    return Sizing(
+        train_pairs=pairs,
+        overrides=(*pinned, *([f"train.max_pairs={pairs}"] if pairs else [])),
+        warmup_steps=warmups,
+        optimizer_steps=steps,
+        minutes={name: value / 60 for name, value in seconds.items()},
+        shared_minutes=_shared_seconds(plan) / 60,
+        peak_memory_bytes=max(plan.predicted_peak_bytes.values()),
+    )
+
+
+def _pinned(baseline: RunConfig, plan: Plan) -> tuple[str, ...]:
+    """What the plan chose of what the baseline leaves open, as overrides."""
+    chosen = plan.settings
+    found = [f"generate.batch_size={plan.answer_rows}"]
+    if baseline.model.quantization == "auto":
+        found.append(f"model.quantization={chosen.quantization}")
+    if baseline.train.gradient_checkpointing is None:
+        found.append(f"train.gradient_checkpointing={str(chosen.gradient_checkpointing).lower()}")
+    if baseline.train.per_device_train_batch_size is None and baseline.train.gradient_accumulation_steps is None:
+        found.append(f"train.per_device_train_batch_size={chosen.per_device_train_batch_size}")
+    return tuple(found)
+
+
+def _affordable_pairs(design: Design, plan: Plan, trials: Sequence[Trial], lanes: int) -> int | None:
+    """The largest subset for which the study ends in time; None where all pairs do."""
+    if design.study.minutes is None:
+        return None
+    everything = _all_pairs(design, plan)
+    # A waiting lane at the end: the last trials do not end together.
+    available = design.study.minutes * 60 * (1 - RESERVE_SHARE) - _shared_seconds(plan)
+    fixed = sum(_seconds(trial.config, plan, 0) for trial in trials) / lanes
+    per_pair = sum(trial.config.train.num_train_epochs for trial in trials) * _seconds_per_example(plan) / lanes
+    pairs = min(everything, int((available - fixed) / per_pair))
+    if pairs < FEWEST_PAIRS:
+        enough = (fixed + FEWEST_PAIRS * per_pair + _shared_seconds(plan)) / 60 / (1 - RESERVE_SHARE)
+        raise ConfigError(
+            f"minutes = {design.study.minutes:g} holds no {FEWEST_PAIRS} train pairs for each of {len(trials)} trials: "
+            f"answering and starting them takes {fixed / 60:.0f} minutes",
+            hint=f"set minutes to {math.ceil(enough)} or more, or cut baseline_seeds, then levels, or "
+            "generate.test_pairs",
+        )
+    return None if pairs == everything else pairs
+
+
+def _all_pairs(design: Design, plan: Plan) -> int:
+    """Train pairs that the plan laid out: its passes in steps, times the examples of a step."""
+    train = plan.apply(design.baseline).train
+    return max(1, round(plan.full_steps * _per_step(train.batch_shape) / train.num_train_epochs))
+
+
+def _per_step(shape: tuple[int, int]) -> int:
+    return shape[0] * shape[1]
+
+
+def _steps(config: RunConfig, pairs: int) -> int:
+    train = config.train
+    return train.max_steps or max(1, round(train.num_train_epochs * pairs / _per_step(train.batch_shape)))
+
+
+def _warmups(design: Design, trials: Sequence[Trial], steps: dict[str, int]) -> dict[str, int]:
+    declared = {trial.variant: trial.config.train.warmup_steps for trial in trials}
+    endless = [name for name, warmup in declared.items() if warmup is not None and warmup >= steps[name]]
+    if not endless:
+        return {}
+    reference = design.study.reference_steps
+    if reference is None:
+        raise ConfigError(
+            f"the warmup of {', '.join(endless)} would not end: {declared[endless[0]]} steps of {steps[endless[0]]}",
+            hint="set reference_steps to the number of steps that the warmup counts were meant for",
+        )
+    return {name: round(warmup * steps[name] / reference) for name, warmup in declared.items() if warmup is not None}
+
+
+def _seconds(config: RunConfig, plan: Plan, steps: int) -> float:
+    """Of a trial alone; the validation losses are taken four times and at the end, whatever the steps."""
+    beside = plan.predicted_seconds["train"] - plan.real_tokens / plan.rates.train_tokens_per_second
+    training = steps * _per_step(config.train.batch_shape) * _seconds_per_example(plan)
+    return STARTUP_SECONDS + max(0.0, beside) + plan.predicted_seconds.get("predict/tuned", 0.0) + training
+
+
+def _seconds_per_example(plan: Plan) -> float:
+    settings = plan.settings
+    examples = plan.optimizer_steps * settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    return plan.real_tokens / examples / plan.rates.train_tokens_per_second
+
+
+def _shared_seconds(plan: Plan) -> float:
+    return sum(seconds for stage, seconds in plan.predicted_seconds.items() if stage not in OWN_STAGES)

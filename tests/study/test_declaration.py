@@ -1,0 +1,105 @@
+"""A declaration is validated once, and every mistake is named."""
+
+from pathlib import Path
+
+import pytest
+
+from vademecum.errors import ConfigError
+from vademecum.study import load_study, study_names
+from vademecum.study.design import lay_out_design
+
+SMALL = """
+baseline = "demo"
+set = ["budget.minutes=none", "generate.no_repeat_ngram_size=0"]
+
+[[factors]]
+name = "optimizer"
+levels = ["train.optim=adamw_torch", "train.optim=adafactor"]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "study.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_what_ships_can_be_laid_out(name: str) -> None:
+    design = lay_out_design(load_study(name))
+    assert design.variants[0].name == "baseline"
+    assert len(design.trials()) == len({trial.name for trial in design.trials()})
+
+
+def test_the_paper_s_design() -> None:
+    design = lay_out_design(load_study("paper-study"))
+    trials = design.trials()
+    assert len([trial for trial in trials if trial.variant == "baseline"]) == 5
+    assert len(trials) == 5 + 1 + 2 + 2 + 2 + 2  # every level that is not the baseline's, once
+    rates = {trial.variant: trial.config.train.learning_rate for trial in trials}
+    assert (rates["learning rate=5e-3"], rates["learning rate=5e-5"], rates["baseline"]) == (5e-3, 5e-5, 1e-3)
+    assert {trial.config.seed for trial in trials} == {0}  # one split, one subset, one test set
+
+
+def test_overrides_with_a_dot_are_for_the_runs_and_others_for_the_study(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, SMALL), ["minutes=480", "train.max_pairs=40", "baseline_seeds=[3, 4]"])
+    design = lay_out_design(study)
+    assert study.minutes == 480
+    assert {trial.config.train.max_pairs for trial in design.trials()} == {40}
+    assert [trial.seed for trial in design.trials() if trial.variant == "baseline"] == [3, 4]
+
+
+def test_a_baseline_beside_the_file_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.toml").write_text("[generate]\nno_repeat_ngram_size = 0\n[train]\nmax_length = 96\n")
+    file = write(tmp_path, SMALL.replace('"demo"', '"mine.toml"'))
+    monkeypatch.chdir("/")
+    assert lay_out_design(load_study(file)).baseline.train.max_length == 96
+
+
+WRONG = [
+    ("[[claims]]\nname = 'a'\nvariant = 'optimizer=sgd'", "names a variant 'optimizer=sgd' that there is not"),
+    ("[[claims]]\nname = 'a'\nvariant = 'optimizer=adamw_torch'", "compares 'baseline' with itself"),
+    ("[[factors]]\nname = 'x'\nlevels = ['train.optimm=adafactor']", "there is no such setting"),
+    ("[[factors]]\nname = 'a=b'\nlevels = ['train.optim=adafactor']", "factors.1.name"),
+    ("[[factors]]\nname = 'optimizer'\nlevels = ['lora.r=4', 'train.optim=adafactor', 'model.revision=4']", "two levels"),
+    ("[[claims]]\nname = 'a'\nmetric = 'bleu'", "claims.0.metric"),
+    ("[margins]\nrouge = 0", "margins.rouge"),
+    ("[extra]\na = 1", "extra"),
+]
+
+
+@pytest.mark.parametrize(("more", "words"), WRONG)
+def test_what_is_wrong_is_named(tmp_path: Path, more: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        lay_out_design(load_study(write(tmp_path, f"{SMALL}\n{more}\n")))
+    assert words in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("generate.systems=['base', 'copy']", "trains nothing"),
+        ("generate.no_repeat_ngram_size='auto'", "a decoding of their own"),
+        ("budget.minutes=3", "the clock cuts"),
+    ],
+)
+def test_a_baseline_that_trials_could_not_share_is_refused(tmp_path: Path, setting: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        lay_out_design(load_study(write(tmp_path, SMALL), [setting]))
+
+
+def test_unknown_names_list_what_there_is() -> None:
+    with pytest.raises(ConfigError, match="no study and no file") as caught:
+        load_study("papier-study")
+    assert "paper-study" in caught.value.hint
+
+
+def test_a_grid_has_every_combination_once(tmp_path: Path) -> None:
+    text = SMALL.replace("baseline =", 'design = "grid"\nbaseline =')
+    text += "[[factors]]\nname = 'rank'\nlevels = ['lora.r=8', 'lora.r=4', 'lora.r=2']\n"
+    design = lay_out_design(load_study(write(tmp_path, text)))
+    found = {(trial.config.train.optim, trial.config.lora.r) for trial in design.trials()}
+    assert found == {(optim, r) for optim in ("adamw_torch", "adafactor") for r in (8, 4, 2)}
+    assert len(design.variants) == len(found)
+    assert design.aliases["optimizer=adamw_torch,rank=4"] == "rank=4"

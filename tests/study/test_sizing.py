@@ -1,0 +1,110 @@
+"""All trials are sized alike, from one plan."""
+
+import pytest
+
+from vademecum.errors import ConfigError
+from vademecum.planning import Plan
+from vademecum.study.declaration import StudyConfig
+from vademecum.study.design import Design, lay_out_design
+from vademecum.study.sizing import FEWEST_PAIRS, STARTUP_SECONDS, size_study
+
+TOKENS_PER_SECOND, TOKENS_PER_PAIR = 200.0, 100
+STEPS = 750
+"""1,000 train pairs, three epochs, four to a step."""
+
+
+def plan() -> Plan:
+    """Of the preset paper's shape: 1 x 4 examples per step."""
+    tokens = STEPS * 4 * TOKENS_PER_PAIR
+    return Plan.model_validate(
+        {
+            "device": "cpu", "dtype": "float32", "dtype_reason": "", "base": "a base", "base_digest": "0",
+            "optimizer_steps": STEPS, "full_steps": STEPS, "ended_by": "epochs", "warmup_steps": 100,
+            "eval_steps": 1, "save_steps": 1, "answer_rows": 24, "candidates": [], "micro_batch_tokens": 512,
+            "settings": {
+                "quantization": "none", "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4,
+                "gradient_checkpointing": True, "compact": False,
+            },
+            "real_tokens": tokens,
+            "memory": {
+                "weights_bytes": 1, "adapter_bytes": 1, "activations_bytes": 1, "cache_bytes": 1, "reading_bytes": 1,
+                "training_bytes": 1, "answering_bytes": 1,
+            },
+            "process_bytes": 1, "memory_limit_bytes": 100, "measured": True,
+            "rates": {
+                "train_tokens_per_second": TOKENS_PER_SECOND, "evaluation_tokens_per_second": 300.0, "answers": {},
+                "peak_memory_bytes": 10,
+            },
+            "predicted_seconds": {
+                "prepare and plan": 60.0, "train": tokens / TOKENS_PER_SECOND + 40, "predict/base": 120.0,
+                "predict/tuned": 120.0,
+            },
+        }
+    )  # fmt: skip
+
+
+def design(**more: object) -> Design:
+    declared = {
+        "baseline": "paper",
+        "set": ("split.strategy=grouped",),
+        "factors": (
+            {"name": "warmup", "levels": ("train.warmup_steps=0", "train.warmup_steps=200")},
+            {"name": "epochs", "levels": ("train.num_train_epochs=1",)},
+        ),
+        "baseline_seeds": (0, 1),
+    }
+    return lay_out_design(StudyConfig.model_validate(declared | more))
+
+
+def test_without_a_budget_all_pairs_are_trained_on() -> None:
+    sizing = size_study(design(), plan())
+    assert sizing.train_pairs is None
+    assert sizing.optimizer_steps == {"baseline": STEPS, "warmup=0": STEPS, "warmup=200": STEPS, "epochs=1": 250}
+    assert sizing.warmup_steps == {}  # 200 of 750 and 100 of 250 steps end
+
+
+def test_the_subset_is_the_largest_that_the_budget_holds() -> None:
+    laid_out = design(minutes=100, reference_steps=1000)
+    sizing = size_study(laid_out, plan())
+    assert sizing.train_pairs is not None
+    assert sizing.total_minutes <= 95
+    # One pair more, in five trials of 3 + 3 + 3 + 3 + 1 epochs, would be too much.
+    assert sizing.total_minutes + 13 * TOKENS_PER_PAIR / TOKENS_PER_SECOND / 60 + 5 * 4 * 0.5 / 60 > 95
+    alone = STARTUP_SECONDS + 40 + 120
+    steps = sizing.optimizer_steps["epochs=1"]
+    assert sizing.minutes["epochs-1-seed0".replace("-1", "=1")] == pytest.approx((alone + steps * 4 * 0.5) / 60)
+
+
+def test_every_trial_is_given_the_same_subset_and_shapes() -> None:
+    laid_out = design(minutes=100, reference_steps=1000)
+    sizing = size_study(laid_out, plan())
+    configs = [trial.config for trial in laid_out.trials(sizing.overrides, sizing.warmup_steps)]
+    assert {config.train.max_pairs for config in configs} == {sizing.train_pairs}
+    assert {config.generate.batch_size for config in configs} == {24}
+    assert {config.budget.minutes for config in configs} == {None}
+
+
+def test_warmups_that_would_not_end_keep_their_proportion() -> None:
+    laid_out = design(set=("split.strategy=grouped", "train.max_pairs=120"), reference_steps=1000)
+    sizing = size_study(laid_out, plan())
+    assert sizing.optimizer_steps["baseline"] == 90  # fewer than its 100 steps of warmup
+    assert sizing.warmup_steps == {"baseline": 9, "warmup=0": 0, "warmup=200": 18, "epochs=1": 3}
+    with pytest.raises(ConfigError, match="would not end") as caught:
+        size_study(design(set=("train.max_pairs=120",)), plan())
+    assert "reference_steps" in caught.value.hint
+
+
+def test_a_budget_that_holds_nothing_says_what_would() -> None:
+    with pytest.raises(ConfigError, match=f"no {FEWEST_PAIRS} train pairs") as caught:
+        size_study(design(minutes=10, reference_steps=1000), plan())
+    enough = int(caught.value.hint.split("set minutes to ")[1].split()[0])
+    sizing = size_study(design(minutes=enough, reference_steps=1000), plan())
+    assert sizing.train_pairs is not None
+    assert sizing.train_pairs >= FEWEST_PAIRS
+
+
+def test_accelerators_side_by_side_hold_more() -> None:
+    one, four = (size_study(design(minutes=60, reference_steps=1000), plan(), lanes).train_pairs for lanes in (1, 4))
+    assert one is not None
+    assert four is not None
+    assert four > 3 * one
