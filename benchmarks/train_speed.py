@@ -1,7 +1,8 @@
 """How fast does training go through real tokens: the paper's recipe, TRL's defaults, and ours?
 
     python -m benchmarks.train_speed [--quick] [--model smollm2|tinyllama|FOLDER] [--random] [--arms ARM …]
-        [--rounds N] [--steps N] [--micro-batch N] [--minutes-limit M] [--device cpu|cuda] [--out FILE]
+        [--rounds N] [--steps N] [--micro-batch N] [--add] [--minutes-limit M] [--device cpu|cuda]
+        [--out FILE]
 
 Arms take turns: a round is one block of steps of every arm (training_block.py), in an order that rotates, so that a
 machine that slows down slows all of them. Speed is the sum of true lengths over the time, padding not counted; ratios
@@ -11,11 +12,13 @@ really needed (workload.Shape) come to. `train.speedup_over_trl` is over the fas
 computes in bf16 whatever the machine; where a block of it does not get through, what it had not finished when its time
 was up bounds its speed from above, and the figure says so with n = 0.
 
-After every block benchmarks/results/train_speed-MACHINE.json is written. Figures of the TinyLlama shape end in
-`.tinyllama`; a second run for another model adds its figures to the file.
+After every round benchmarks/results/train_speed-MACHINE.json is written. Figures of the TinyLlama shape end in
+`.tinyllama`; a second run for another model adds its figures to the file,
+and `--add` adds rounds to those of the same model, so that slow arms can take part in fewer of them.
 """
 
 import argparse
+import json
 import multiprocessing
 import time
 from dataclasses import dataclass, field, replace
@@ -31,6 +34,8 @@ from vademecum.sources import cache_folder
 
 EMULATED_MINUTES = 5.0
 """The most that a block of `trl` may take where bf16 is not the fastest number format: it would go on for hours."""
+Row = dict[str, Any]
+"""What a block came to, as the result file keeps it."""
 QUICK_LENGTH = 256
 """A quick run takes only rows of at most so many tokens, for all arms."""
 
@@ -84,10 +89,12 @@ class Outcome:
     @property
     def row(self) -> dict[str, Any]:
         """For the result file."""
+        slots = sum(step.slots for step in self.steps)
         return {
             "arm": self.block.arm,
             "steps": len(self.steps),
             "tokens_per_second": self.tokens_per_second,
+            "padded_fraction": 1 - sum(step.real_tokens for step in self.steps) / slots if slots else None,
             "gemm_share": self.gemm_share,
             "matrix_product_flops": self.rates,
             "peak_memory_bytes": self.peak_bytes,
@@ -119,31 +126,21 @@ def run(block: Block, minutes_limit: float) -> Outcome:
     return outcome
 
 
-def figures(rounds: list[dict[Arm, Outcome]]) -> dict[str, Figure]:
+def figures(rounds: list[list[Row]]) -> dict[str, Figure]:
     """What the rounds done so far say."""
     found: dict[str, Figure] = {}
+    units = {"tokens_per_second": "tokens/s", "gemm_share": "share", "padded_fraction": "share"}
     for arm in ARMS:
-        outcomes = [each[arm] for each in rounds if arm in each]
-        steps = [step for outcome in outcomes for step in outcome.steps]
-        measured: dict[str, tuple[list[float], str, int]] = {
-            "tokens_per_second": (
-                [speed for outcome in outcomes if (speed := outcome.tokens_per_second) is not None],
-                "tokens/s" if steps else "tokens/s at most",
-                len(steps),
-            ),
-            "gemm_share": (
-                [share for outcome in outcomes if (share := outcome.gemm_share) is not None],
-                "share",
-                len(steps),
-            ),
-            "padded_fraction": ([1 - step.real_tokens / step.slots for step in steps], "share", len(steps)),
-            "peak_memory_gb": (
-                [outcome.peak_bytes / 1e9 for outcome in outcomes if outcome.peak_bytes is not None],
-                "1e9 bytes",
-                len(steps),
-            ),
-        }
-        found |= {f"train.{name}.{arm}": figure(*values) for name, values in measured.items() if values[0]}
+        rows = [row for each in rounds for row in each if row["arm"] == arm]
+        steps = sum(row["steps"] for row in rows)
+        for name, unit in units.items():
+            values = [row[name] for row in rows if row.get(name) is not None]
+            if values:
+                bound = " at most" if name == "tokens_per_second" and not steps else ""
+                found[f"train.{name}.{arm}"] = figure(values, unit + bound, steps)
+        peaks = [row["peak_memory_bytes"] / 1e9 for row in rows if row["peak_memory_bytes"] is not None]
+        if peaks:
+            found[f"train.peak_memory_gb.{arm}"] = figure(peaks, "1e9 bytes", steps)
     rivals: dict[str, tuple[Arm, ...]] = {"paper": ("paper",), "trl": ("trl", "trl-fp32")}
     for name, arms in rivals.items():
         ratio = speedup(rounds, arms)
@@ -154,19 +151,34 @@ def figures(rounds: list[dict[Arm, Outcome]]) -> dict[str, Figure]:
     return found
 
 
-def speedup(rounds: list[dict[Arm, Outcome]], others: tuple[Arm, ...]) -> Figure | None:
+def speedup(rounds: list[list[Row]], others: tuple[Arm, ...]) -> Figure | None:
     """How many times faster `grouped` is than the fastest of `others`, round by round."""
     ratios, ours, theirs = [], 0, 0
     for each in rounds:
-        found = [each[arm] for arm in others if arm in each]
-        speeds = [speed for outcome in found if (speed := outcome.tokens_per_second) is not None]
-        own = each["grouped"].tokens_per_second if "grouped" in each else None
-        if own is not None and speeds:
-            ratios.append(own / max(speeds))
-            ours += len(each["grouped"].steps)
-            theirs += max(len(outcome.steps) for outcome in found)
+        rows = {row["arm"]: row for row in each if row["tokens_per_second"] is not None}
+        rivals = [rows[arm] for arm in others if arm in rows]
+        if "grouped" in rows and rivals:
+            ratios.append(rows["grouped"]["tokens_per_second"] / max(row["tokens_per_second"] for row in rivals))
+            ours += rows["grouped"]["steps"]
+            theirs += max(row["steps"] for row in rivals)
     n = min(ours, theirs)
     return figure(ratios, "ratio" if n else "ratio at least", n) if ratios else None
+
+
+def earlier_rounds(file: Path, subject: str, settings: dict[str, Any]) -> list[list[Row]]:
+    """Rounds that earlier sittings have left in the result file, if they were done in the same way.
+
+    Raises:
+        SystemExit: they were not.
+    """
+    if not file.is_file():
+        return []
+    kept = json.loads(file.read_text(encoding="utf-8"))["settings"].get(subject, {})
+    alike = ("weights", "rows", "dtype", "device", "max_length", "micro_batch", "steps_per_block")
+    if kept and any(kept[name] != settings[name] for name in alike):
+        raise SystemExit(f"{file} holds rounds that were done with other settings: move it away, or leave out --add")
+    rounds: list[list[Row]] = kept.get("rounds", [])
+    return rounds
 
 
 def padding(block: Block) -> Figure:
@@ -185,6 +197,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="default: 5")
     parser.add_argument("--steps", type=int, help="timed steps per block; default: 10, and 2 for tinyllama")
     parser.add_argument("--micro-batch", type=int, help="examples, of grouped and packed; default: 2, and 64 on CUDA")
+    parser.add_argument("--add", action="store_true", help="add to the rounds in the result file, with any arms")
     parser.add_argument("--minutes-limit", type=float, default=30.0, help="of a block")
     parser.add_argument("--device", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path)
@@ -240,21 +253,22 @@ def main() -> None:
         "minutes_limit": limits,
     }
     file = given.out or result_file("train_speed", quick=given.quick)
-    rounds: list[dict[Arm, Outcome]] = []
+    rounds = earlier_rounds(file, subject.name, settings) if given.add else []
     once: set[Arm] = set()
     """Arms too slow for a second round."""
     for number in range(count):
         order = [arm for arm in arms if arm not in once]
         turn = number % len(order)
-        rounds.append({})
+        rounds.append([])
         for arm in [*order[turn:], *order[:turn]]:
-            outcome = rounds[-1][arm] = run(replace(arms[arm], seed=number), limits[arm])
+            outcome = run(replace(arms[arm], seed=len(rounds) - 1), limits[arm])
+            rounds[-1].append(outcome.row)
             print(f"round {number + 1} of {count}: {outcome}", flush=True)
             if not outcome.steps or limits[arm] < given.minutes_limit:
                 once.add(arm)
         found = figures(rounds) | {"train.padded_fraction": padded}
-        rows = [[outcome.row for outcome in each.values()] for each in rounds]
-        write_result(file, subject.name, settings, {name + suffix: value for name, value in found.items()}, rounds=rows)
+        named = {name + suffix: value for name, value in found.items()}
+        write_result(file, subject.name, settings, named, rounds=rounds)
     print(f"written to {file}")
 
 

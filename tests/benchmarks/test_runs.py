@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.results import figure
+from benchmarks.results import figure, write_result
 from benchmarks.train_speed import Outcome, run, speedup
 from benchmarks.training_block import Arm, Begun, Block, Message, Rate, Step
 from benchmarks.workload import Subject, Workload, token_counts
@@ -110,16 +110,32 @@ def test_speed_and_share_are_those_of_the_whole_block() -> None:
 
 
 def test_ratios_are_taken_within_a_round_over_the_fastest_rival() -> None:
-    rounds: list[dict[Arm, Outcome]] = [
-        {"grouped": outcome("grouped", 1.0), "trl": outcome("trl", 4.0), "trl-fp32": outcome("trl-fp32", 2.0)},
-        {"grouped": outcome("grouped", 10.0), "trl-fp32": outcome("trl-fp32", 30.0)},
-        {"trl-fp32": outcome("trl-fp32", 30.0)},
+    rounds = [
+        [outcome("grouped", 1.0).row, outcome("trl", 4.0).row, outcome("trl-fp32", 2.0).row],
+        [outcome("grouped", 10.0).row, outcome("trl-fp32", 30.0).row],
+        [outcome("trl-fp32", 30.0).row],
     ]
     assert speedup(rounds, ("trl", "trl-fp32")) == figure([2.0, 3.0], "ratio", 2)
     assert speedup(rounds, ("paper",)) is None
 
 
 def test_a_rival_without_a_step_gives_a_bound() -> None:
-    rounds: list[dict[Arm, Outcome]] = [{"grouped": outcome("grouped", 1.0), "trl": outcome("trl", unfinished=4.0)}]
+    rounds = [[outcome("grouped", 1.0).row, outcome("trl", unfinished=4.0).row]]
     assert speedup(rounds, ("trl",)) == figure([25.0], "ratio at least", 0)
     assert train_speed.figures(rounds)["train.tokens_per_second.trl"] == figure([4.0], "tokens/s at most", 0)
+
+
+def test_later_sittings_add_rounds_done_in_the_same_way(tmp_path: Path) -> None:
+    file = tmp_path / "train_speed.json"
+    settings = {
+        "weights": "real", "rows": "MedQuAD", "dtype": "float32", "device": "cpu", "max_length": 512, "micro_batch": 2,
+        "steps_per_block": 1,
+    }  # fmt: skip
+    rounds = [[outcome("grouped", 1.0).row, outcome("paper", 4.0).row]]
+    assert train_speed.earlier_rounds(file, "smollm2", settings) == []
+    write_result(file, "smollm2", settings, train_speed.figures(rounds), rounds=rounds)
+    found = train_speed.earlier_rounds(file, "smollm2", settings)
+    found.append([outcome("grouped", 2.0).row, outcome("paper", 4.0).row])
+    assert train_speed.figures(found)["train.speedup_over_paper"] == figure([4.0, 2.0], "ratio", 2)
+    with pytest.raises(SystemExit, match="other settings"):
+        train_speed.earlier_rounds(file, "smollm2", {**settings, "dtype": "bfloat16"})
