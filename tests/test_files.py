@@ -1,11 +1,12 @@
 """A file is whole or as it was before."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from vademecum.files import digest_path, publish_folder, write_json, write_whole
+from vademecum.files import digest_path, link_or_copy, publish_folder, write_json, write_whole
 
 
 def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,3 +87,25 @@ def test_the_content_is_on_the_disk_before_the_name_is(tmp_path: Path, monkeypat
     monkeypatch.setattr(Path, "replace", renamed)
     write_whole(tmp_path / "a.txt", "all of it")
     assert done == [("synced", "all of it"), ("renamed", "a.txt"), ("synced", "folder")]
+
+
+def test_a_link_is_as_good_as_a_copy(tmp_path: Path) -> None:
+    source, target = tmp_path / "a", tmp_path / "folder" / "b"
+    write_whole(source, "first")
+    link_or_copy(source, target)
+    link_or_copy(source, target)  # again, over itself
+    assert target.samefile(source)
+    write_whole(source, "second")
+    assert target.read_text(encoding="utf-8") == "first"
+    assert [file.name for file in target.parent.iterdir()] == ["b"]
+
+
+def test_between_disks_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    write_whole(tmp_path / "a", "first")
+    link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text(encoding="utf-8") == "first"
+    assert not (tmp_path / "b").samefile(tmp_path / "a")

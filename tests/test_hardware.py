@@ -1,6 +1,5 @@
 """What this machine can do: number formats from measured rates, cores and memory as a container really gives them."""
 
-import json
 import os
 import platform
 import subprocess
@@ -152,25 +151,20 @@ def test_a_processor_that_the_kernel_does_not_name(system: Path) -> None:
     assert module._instruction_sets() == ()
 
 
-def test_rates_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured: list[str] = []
+def test_the_best_of_a_few_measured_rates_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"float32": [1e9, 3e9, 2e9], "bfloat16": [5e9, 4e9, 3e9], "float16": [1e9, 1e9, 1e9]}
 
     def measure(dtype: str, device: str) -> float:
-        measured.append(dtype)
-        return 2e9
+        return found[dtype].pop(0)
 
     monkeypatch.setattr(module, "_matmul_flops", measure)
     assert probe_hardware().matmul_flops == {}
-    first = probe_hardware(rates_cache=tmp_path)
-    count = len(measured)
-    assert set(first.matmul_flops) == set(measured) >= {"float32", "bfloat16"}
-    assert probe_hardware(rates_cache=tmp_path).matmul_flops == first.matmul_flops
-    assert len(measured) == count
-    (file,) = tmp_path.iterdir()
-    assert json.loads(file.read_text(encoding="utf-8")) == first.matmul_flops
+    rates = [probe_hardware(rates_cache=tmp_path).matmul_flops for _ in range(4)]
+    assert [rate["float32"] for rate in rates] == [1e9, 3e9, 3e9, 3e9]  # the fourth time nothing was measured
+    assert {rate["bfloat16"] for rate in rates} == {5e9}
+    found["float32"], found["bfloat16"] = [7e9], [7e9]
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # another machine, as far as rates go
-    probe_hardware(rates_cache=tmp_path)
-    assert len(measured) == 2 * count
+    assert probe_hardware(rates_cache=tmp_path).matmul_flops["float32"] == 7e9
 
 
 def test_a_matrix_product_is_timed() -> None:

@@ -20,6 +20,7 @@ from vademecum.models import (
     merge,
     peft_config,
     save_adapter,
+    stays_finite,
 )
 
 ROW = [1, 40, 50, 60, 70, 80, 2]
@@ -193,3 +194,15 @@ def test_quantized_weights_take_an_adapter_and_are_never_merged(tinyllama_lookal
     assert logits_change(model, ROW) > 0.1
     with pytest.raises(RunError, match="quantized"):
         merge(model)
+
+
+def test_an_update_beyond_the_range_of_float16_is_noticed(tiny_checkpoint: Path) -> None:
+    for dtype, fits in (("float16", False), ("float32", True)):
+        model = trained(
+            attach_adapter(load_base(tiny_checkpoint, ModelConfig(), dtype=dtype, device="cpu"), LoraConfig(), 0)
+        )
+        assert stays_finite(model)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data *= 1e6
+        assert stays_finite(model) is fits

@@ -103,3 +103,32 @@ def test_stage_that_fails_is_not_entered_and_is_run_again(tmp_path: Path) -> Non
         walk(Road(run, load_config("demo"), Listener()), broken)
     assert list(run.entries()) == ["prepare"]
     assert go(tmp_path) == ["train", "score/a"]
+
+
+def test_what_another_run_made_from_the_same_inputs_is_taken_over(tmp_path: Path) -> None:
+    go(tmp_path / "first")
+
+    def again(name: str, *settings: str, force: tuple[str, ...] = ()) -> list[str]:
+        listener = Listener()
+        first = Run.open(tmp_path / "first")
+        road = Road(Run.create(tmp_path / name), load_config("demo", settings), listener, reuse=first)
+        walk(road, STAGES, force=force)
+        return listener.worked
+
+    assert again("same") == []
+    assert again("scored otherwise", "evaluate.level=0.9") == ["score/a"]
+    assert again("trained otherwise", "train.learning_rate=0.5") == ["train", "score/a"]
+    assert again("forced", force=("train",)) == ["train"]
+    for name in ("same", "forced"):
+        assert (tmp_path / name / "scores").read_bytes() == (tmp_path / "first" / "scores").read_bytes()
+    # Taken over once, it is the run's own: what happens to the first run is of no account.
+    (tmp_path / "first" / "adapter").unlink()
+    assert again("same") == []
+
+
+def test_damaged_work_is_not_taken_over(tmp_path: Path) -> None:
+    go(tmp_path / "first")
+    (tmp_path / "first" / "adapter").write_text("something else", encoding="utf-8")
+    listener = Listener()
+    walk(Road(Run.create(tmp_path / "b"), load_config("demo"), listener, reuse=Run.open(tmp_path / "first")), STAGES)
+    assert listener.worked == ["train"]

@@ -3,12 +3,18 @@
 import json
 import os
 import sys
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vademecum.errors import InputError, StoppedError, UntrainedError, VademecumError, masked
+
+if TYPE_CHECKING:
+    from vademecum.config import RunConfig
+    from vademecum.runs import Run
 
 app = typer.Typer(
     help="Turn a small language model into a medical question-answering handbook, and prove what it is worth.",
@@ -35,6 +41,10 @@ options = Options()
 
 Target = Annotated[str, typer.Argument(help="A preset (demo, cpu, paper, qlora-8gb) or a TOML file.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")]
+DeclaredSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of all runs (with a dot), or one of its own."),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="The run's directory; by default runs/NAME.")]
 StopAfter = Annotated[
     float | None, typer.Option(metavar="MINUTES", help="Stop this sitting in time; the same command goes on", min=0)
@@ -70,30 +80,12 @@ def run(
     stop_after: StopAfter = None,
 ) -> None:
     """Walk the road from corpus to verdict; what is complete is not done again."""
-    from vademecum.cli import screens
-    from vademecum.cli.signals import listening
     from vademecum.config import load_config
     from vademecum.runs import Run
-    from vademecum.stages import Road, run_road
-    from vademecum.stopping import Stop
 
     config = load_config(target, settings or [])
-    folder = out or Path("runs") / _run_name(target)
-    place = Run.create(folder)
-    stop = Stop(stop_after)
-    untrained: UntrainedError | None = None
-    with listening(stop), screens.watching(options.quiet or options.json) as observer:
-        try:
-            run_road(Road(place, config, observer, options.offline, stop), until=until, force=force or [])
-        except UntrainedError as error:
-            untrained = error  # what was done all the same is shown first
-    if place.file("report.json").is_file() and until in (None, "report"):
-        report = place.read_json("report.json")
-        _show(report, lambda: screens.show_verdict(report, place.path))
-    else:
-        _show({"run": str(folder), "stages": list(place.entries())}, lambda: screens.show_stages(place))
-    if untrained:
-        raise untrained
+    place = Run.create(out or Path("runs") / _run_name(target))
+    _walk(place, config, stop_after, until=until, force=force or [])
 
 
 @app.command()
@@ -205,10 +197,7 @@ def compare(
 @app.command()
 def study(
     target: Annotated[str, typer.Argument(help="A study that ships with vade (paper-study) or a TOML file.")],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of all runs (with a dot) or of the study."),
-    ] = None,
+    settings: DeclaredSettings = None,
     out: Annotated[Path | None, typer.Option("--out", help="Its directory; by default studies/NAME.")] = None,
     executor: Annotated[
         str, typer.Option(help="`local`, `ray` (a cluster of this machine) or `ray:ADDRESS` (an existing one).")
@@ -233,21 +222,69 @@ def study(
 
 @app.command()
 def trial(
-    folder: Annotated[Path, typer.Argument(help="The study's directory.")],
+    folder: Annotated[Path, typer.Argument(help="The directory of a study or a search.")],
     name: Annotated[str, typer.Argument(help="The trial's folder under trials/.")],
+    until: Annotated[str | None, typer.Option(help="The last stage to run, such as train.")] = None,
     stop_after: StopAfter = None,
 ) -> None:
     """Run one trial of a study, or go on with it; `vade study` does the same for all of them."""
+    from vademecum.study import trial_run
+
+    place, config, shared = trial_run(folder, name)
+    _walk(place, config, stop_after, until=until, reuse=shared)
+
+
+@app.command()
+def search(
+    target: Annotated[str, typer.Argument(help="A search that ships with vade (lora) or a TOML file.")],
+    settings: DeclaredSettings = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Its directory; by default searches/NAME.")] = None,
+    stop_after: StopAfter = None,
+) -> None:
+    """Look for better settings on validation pairs; say on test pairs how much better the best ones are."""
     from vademecum.cli import screens
     from vademecum.cli.signals import listening
     from vademecum.stopping import Stop
-    from vademecum.study import run_trial
+    from vademecum.study import Setting, load_search, make_executor
+    from vademecum.study.search import run_search
 
+    declared = load_search(target, settings or [])
+    folder = out or Path("searches") / _run_name(target)
     stop = Stop(stop_after)
     with listening(stop), screens.watching(options.quiet or options.json) as observer:
-        place = run_trial(folder, name, observer, stop, offline=options.offline)
-    report = place.read_json("report.json")
-    _show(report, lambda: screens.show_verdict(report, place.path))
+        found = run_search(declared, folder, Setting(make_executor("local"), observer, options.offline, stop))
+    _show(found.model_dump(mode="json"), lambda: screens.show_search(found, folder))
+
+
+def _walk(
+    place: "Run",
+    config: "RunConfig",
+    stop_after: float | None,
+    *,
+    until: str | None,
+    force: Sequence[str] = (),
+    reuse: "Run | None" = None,
+) -> None:
+    """Walk a run's road, and show how far it came."""
+    from vademecum.cli import screens
+    from vademecum.cli.signals import listening
+    from vademecum.stages import Road, run_road
+    from vademecum.stopping import Stop
+
+    stop = Stop(stop_after)
+    untrained: UntrainedError | None = None
+    with listening(stop), screens.watching(options.quiet or options.json) as observer:
+        try:
+            run_road(Road(place, config, observer, options.offline, stop, reuse), until=until, force=force)
+        except UntrainedError as error:
+            untrained = error  # what was done all the same is shown first
+    if place.file("report.json").is_file() and until in (None, "report"):
+        report = place.read_json("report.json")
+        _show(report, lambda: screens.show_verdict(report, place.path))
+    else:
+        _show({"run": str(place.path), "stages": list(place.entries())}, lambda: screens.show_stages(place))
+    if untrained:
+        raise untrained
 
 
 def _run_name(target: str) -> str:
@@ -262,6 +299,11 @@ def _show(value: Any, screen: Any) -> None:  # noqa: ANN401  any JSON value; a s
         screen()
 
 
+def _show_traceback() -> None:
+    if options.traceback:
+        typer.echo(masked(traceback.format_exc()), err=True)
+
+
 def main() -> None:
     """Run `vade`; the one place where errors become words and exit codes."""
     try:
@@ -271,14 +313,12 @@ def main() -> None:
         _show({"stopped": stopped.message, "hint": stopped.hint}, lambda: typer.echo(told, err=True))
         sys.exit(128 + stopped.signal if stopped.signal else 0)
     except VademecumError as error:
-        if options.traceback:
-            raise
+        _show_traceback()
         typer.echo(f"error: {error.message}", err=True)
         typer.echo(f"hint: {error.hint}", err=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except OSError as error:
-        if options.traceback:
-            raise
+        _show_traceback()
         typer.echo(f"error: {masked(str(error))}", err=True)
         typer.echo(
             "hint: look whether the disk has room and the folder can be written; --traceback says more", err=True

@@ -8,6 +8,7 @@ from vademecum.models.adapters import (
     merge,
     peft_config,
     save_adapter,
+    stays_finite,
 )
 from vademecum.models.checkpoints import BaseModelFiles, load_base, load_tokenizer, locate_base
 from vademecum.models.gguf import convert_gguf
@@ -25,4 +26,5 @@ __all__ = [
     "merge",
     "peft_config",
     "save_adapter",
+    "stays_finite",
 ]

@@ -150,6 +150,25 @@ def merge(model: "PeftModel") -> "PreTrainedModel":
         ) from error
 
 
+def stays_finite(model: "PeftModel") -> bool:
+    """Whether every base weight with its update is a finite number in the base's own format, float16's range counted.
+
+    Of a quantized base the updates alone are looked at; its weights are small.
+    """
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, LoraLayer) and "default" in module.lora_A:
+                update = module.get_delta_weight("default")
+                weight = module.get_base_layer().weight
+                merged = update if not weight.is_floating_point() else weight + update.to(weight.dtype)
+                if not merged.isfinite().all():
+                    return False
+    return True
+
+
 def is_quantized(model: "PeftModel | PreTrainedModel") -> bool:
     """Whether weights are held as integers (bitsandbytes)."""
     return any(not parameter.is_floating_point() for parameter in model.parameters())

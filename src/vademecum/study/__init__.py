@@ -1,8 +1,18 @@
 """Many runs compared: what is varied (`declaration`, `design`), how large each trial is (`sizing`), where they run
 (`executors`), and what they say together (`analysis`, `report`)."""
 
-from vademecum.study.declaration import StudyConfig, load_study, study_names
-from vademecum.study.execution import Setting, run_study, run_trial
+from vademecum.study.declaration import SearchConfig, StudyConfig, load_search, load_study, study_names
+from vademecum.study.execution import Setting, run_study, trial_run
 from vademecum.study.executors import make_executor
 
-__all__ = ["Setting", "StudyConfig", "load_study", "make_executor", "run_study", "run_trial", "study_names"]
+__all__ = [
+    "SearchConfig",
+    "Setting",
+    "StudyConfig",
+    "load_search",
+    "load_study",
+    "make_executor",
+    "run_study",
+    "study_names",
+    "trial_run",
+]

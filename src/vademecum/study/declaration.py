@@ -20,17 +20,14 @@ cannot.
 """
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from vademecum.config.loading import apply_override, read_tree
+from vademecum.config.loading import PRESETS, apply_override, read_tree
 from vademecum.config.sections import PositiveInt, Section
 from vademecum.errors import ConfigError
-
-PRESETS = files("vademecum") / "presets" / "studies"
 
 StudyMetric = Literal["rouge1", "rouge2", "rougeL", "rougeLsum", "validation_loss"]
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^,=/]+$")]
@@ -95,9 +92,60 @@ class StudyConfig(Section):
     """What is to be tested."""
 
 
+class Range(Section):
+    """A setting that a search varies: a range of numbers, or choices."""
+
+    setting: Annotated[str, Field(pattern=r"^(train|lora)\.[a-z_A-Z]+$")]
+    """Of the sections train and lora: `train.learning_rate`. Others would change what the validation loss means."""
+    low: int | float | None = None
+    """Smallest value of a range; whole numbers where both ends are."""
+    high: int | float | None = None
+    """Largest value of a range."""
+    log: bool = False
+    """Whether values are drawn by their order of magnitude."""
+    choices: tuple[str | int | float | bool, ...] = ()
+    """Instead of a range: all values."""
+
+    @model_validator(mode="after")
+    def _is_a_range_or_choices(self) -> "Range":
+        if self.setting in MEANING_OF_LOSS:
+            raise ValueError(f"{self.setting} changes what the validation loss means, so losses cannot be compared")
+        ranged = self.low is not None and self.high is not None and self.low < self.high
+        if bool(self.choices) == ranged or (self.log and not (ranged and (self.low or 0) > 0)):
+            raise ValueError("give either choices, or low below high (above zero with log)")
+        return self
+
+
+class SearchConfig(Section):
+    """A search for a better recipe."""
+
+    baseline: str
+    """A preset or a file of a run: the default that the best one is held against."""
+    set: tuple[str, ...] = ()
+    """Overrides for all trials."""
+    over: Annotated[tuple[Range, ...], Field(min_length=1)]
+    """What is varied."""
+    trials: PositiveInt = 12
+    """Most trials, the baseline's not counted."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """For the whole search, the two verdicts at its end counted in. Fewer trials are made where it does not suffice."""
+    prune: bool = False
+    """Stop trials early whose validation loss is in the worse half: Optuna's successive halving."""
+    storage: str = ""
+    """Any storage address of Optuna; empty: an SQLite file in the search's directory."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of the sampler."""
+
+
+MEANING_OF_LOSS = ("train.max_length", "train.overlong", "train.eval_pairs", "train.max_pairs", "train.max_steps")
+"""Settings that a search may not vary: the loss would be of other tokens, or of another budget."""
+
+DeclarationType = TypeVar("DeclarationType", bound=Section)
+
+
 def study_names() -> list[str]:
     """The names of the studies that ship with the package."""
-    return sorted(entry.name.removesuffix(".toml") for entry in PRESETS.iterdir() if entry.name.endswith(".toml"))
+    return _names("studies")
 
 
 def load_study(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -109,9 +157,18 @@ def load_study(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     Raises:
         ConfigError: the file is missing or malformed, or any key or value is wrong (all mistakes are listed at once).
     """
+    return _load(name, overrides, StudyConfig, "studies")
+
+
+def load_search(name: str | Path, overrides: Sequence[str] = ()) -> SearchConfig:
+    """Read a search, as `load_study` reads a study."""
+    return _load(name, overrides, SearchConfig, "searches")
+
+
+def _load(name: str | Path, overrides: Sequence[str], kind: type[DeclarationType], shelf: str) -> DeclarationType:
     path = Path(name)
-    if str(name) in study_names() and not path.is_file():
-        tree = read_tree(PRESETS / f"{name}.toml", str(name))
+    if str(name) in _names(shelf) and not path.is_file():
+        tree = read_tree(PRESETS / shelf / f"{name}.toml", f"{name}.toml")
     elif path.is_file():
         tree = read_tree(path, str(name))
         beside = path.parent / str(tree.get("baseline", ""))
@@ -119,21 +176,26 @@ def load_study(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
             tree["baseline"] = str(beside.resolve())
     else:
         raise ConfigError(
-            f"no study and no file is called {str(name)!r}",
-            hint=f"studies are {', '.join(study_names())}; or give the path of a TOML file, see docs/studies.md",
+            f"no study or search and no file is called {str(name)!r}",
+            hint=f"there is {', '.join(_names(shelf))}; or give the path of a TOML file, see docs/studies.md",
         )
     own = [one for one in overrides if "." not in one.partition("=")[0]]
     for one in own:
         apply_override(tree, one)
     tree["set"] = [*tree.get("set", []), *(one for one in overrides if one not in own)]
     try:
-        return StudyConfig.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         wrong = [f"  {_place(item['loc'])}: {item['msg']}; found {item['input']!r}" for item in error.errors()]
         raise ConfigError(
             f"{name} has {len(wrong)} wrong settings:\n" + "\n".join(wrong),
-            hint="docs/studies.md says what a study takes",
+            hint="docs/studies.md says what a study or a search takes",
         ) from None
+
+
+def _names(shelf: str) -> list[str]:
+    files_there = (PRESETS / shelf).iterdir()
+    return sorted(entry.name.removesuffix(".toml") for entry in files_there if entry.name.endswith(".toml"))
 
 
 def _place(location: Sequence[str | int]) -> str:

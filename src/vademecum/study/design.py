@@ -88,7 +88,7 @@ def lay_out_design(study: StudyConfig) -> Design:
         name = ",".join(f"{factor}={label}" for factor, label in levels)
         config = load_config(study.baseline, [*study.set, *overrides])
         same = next((found for found, other in configs.items() if other == config), name)
-        if name in aliases and aliases[name] != same:
+        if name in aliases and configs[aliases[name]] != config:
             raise ConfigError(f"two levels are called {name!r}", hint="give the factors different names")
         aliases[name] = same
         if same == name:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vademecum.config import load_config
+from vademecum.config import RunConfig, load_config
 from vademecum.hardware import probe_hardware
 from vademecum.planning import Plan
 from vademecum.runs import Run
-from vademecum.stages import Observer, Road, run_road, run_shared
+from vademecum.stages import Observer, Road, run_shared
 from vademecum.stopping import Stop
 from vademecum.study.declaration import StudyConfig
 from vademecum.study.design import Design, Trial, anchored, lay_out_design
@@ -43,7 +43,7 @@ def run_study(study: StudyConfig, path: Path, setting: Setting) -> StudyAnalysis
     with folder.files.lock():
         design, sizing = prepare_study(study, folder, setting)
         trials = size_trials(design, sizing)
-        _run_trials(folder, trials, sizing, setting)
+        _run_trials(folder, trials, setting)
         return judge(design, sizing, folder)
 
 
@@ -74,12 +74,14 @@ def size_trials(design: Design, sizing: Sizing) -> list[Trial]:
     ]
 
 
-def _run_trials(folder: StudyFolder, trials: Sequence[Trial], sizing: Sizing, setting: Setting) -> None:
+def _run_trials(folder: StudyFolder, trials: Sequence[Trial], setting: Setting) -> None:
     plan = folder.shared.read_record("plan.json", Plan)
     open_trials = [trial for trial in trials if not folder.is_finished(trial)]
     by_name = {trial.name: trial for trial in open_trials}
     done = len(trials) - len(open_trials)
-    tasks = [_task(folder, trial, plan, sizing, setting) for trial in open_trials]
+    for trial in open_trials:
+        folder.trial(trial).write_config(trial.config)
+    tasks = [trial_task(folder, trial.name, plan, setting) for trial in open_trials]
 
     def finished(task: Task, code: int) -> None:
         nonlocal done
@@ -95,41 +97,29 @@ def _run_trials(folder: StudyFolder, trials: Sequence[Trial], sizing: Sizing, se
         setting.executor.run(tasks, setting.stop, finished)
 
 
-def _task(folder: StudyFolder, trial: Trial, plan: Plan, sizing: Sizing, setting: Setting) -> Task:
+def trial_task(folder: StudyFolder, name: str, plan: Plan, setting: Setting, *, until: str = "report") -> Task:
     """A trial as a command that anyone could type."""
-    folder.write_trial(trial)
     cuda = plan.device == "cuda"
+    offline = ["--offline"] if setting.offline else []
+    command = [sys.executable, "-m", "vademecum", "--quiet", *offline, "trial", str(folder.path.resolve()), name]
     return Task(
-        name=trial.name,
-        command=(
-            sys.executable,
-            "-m",
-            "vademecum",
-            "--quiet",
-            *(["--offline"] if setting.offline else []),
-            "trial",
-            str(folder.path.resolve()),
-            trial.name,
-        ),
-        log=folder.log(trial),
+        name=name,
+        command=(*command, "--until", until),
+        log=folder.path / "trials" / name / "trial.log",
         threads=max(1, probe_hardware().cores // (_lanes(plan) if cuda else setting.at_once)),
-        memory_bytes=sizing.peak_memory_bytes,
+        memory_bytes=max(plan.predicted_peak_bytes.values()),
         gpus=1.0 if cuda else 0.0,
     )
 
 
-def run_trial(path: Path, name: str, observer: Observer, stop: Stop, *, offline: bool) -> Run:
-    """Run one trial of a study, or go on with it: a run that takes over what the study has made for all.
+def trial_run(path: Path, name: str) -> tuple[Run, RunConfig, Run]:
+    """A trial of a study or a search: its run, its configuration, and the run whose finished stages it takes over.
 
     Raises:
-        InputError: the study has no such trial.
-        UntrainedError: its training diverged or changed nothing.
-        VademecumError: any stage's own.
+        InputError: there is no such trial.
     """
-    folder = StudyFolder.open(path)
-    run = Run.open(folder.path / "trials" / name)
-    run_road(Road(run, load_config(run.file("config.json")), observer, offline, stop, reuse=folder.shared))
-    return run
+    run = Run.open(path / "trials" / name)
+    return run, load_config(run.file("config.json")), Run.open(path / "shared")
 
 
 def judge(study: Design, sizing: Sizing, folder: StudyFolder) -> "StudyAnalysis":

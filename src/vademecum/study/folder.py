@@ -71,12 +71,6 @@ class StudyFolder:
                 )
         self.files.write_json("study-config.json", study.model_dump(mode="json"))
 
-    def write_trial(self, trial: Trial) -> Run:
-        """Make a trial's directory with its configuration."""
-        run = self.trial(trial)
-        run.write_config(trial.config)
-        return run
-
     def is_finished(self, trial: Trial) -> bool:
         """Whether a trial came to an end that is a result: a verdict, or a training that gave nothing to score."""
         entries = self.trial(trial).entries()

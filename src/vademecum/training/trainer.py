@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vademecum.config.sections import TrainConfig
 from vademecum.errors import DivergedError
 from vademecum.hardware import PeakMemory, release_memory
-from vademecum.models import logits_change
+from vademecum.models import logits_change, stays_finite
 from vademecum.training.adaptations import follow, halving
 from vademecum.training.arguments import training_arguments
 from vademecum.training.checkpoints import newest_checkpoint, step_of
@@ -106,6 +106,8 @@ def _judge(model: "PeftModel", data: TrainingData) -> tuple[TrainingStatus, str]
     weights = _adapter_weights(model)
     if not all(weight.isfinite().all() for weight in weights.values()):
         return "diverged", "the adapter that came out holds numbers that are not finite"
+    if not stays_finite(model):
+        return "diverged", f"base weight and update together are too large for {data.dtype}"
     if not any(weight.any() for name, weight in weights.items() if "lora_B" in name):
         return "unchanged", "the adapter's updates are all zero"
     change = logits_change(model, data.examples[0].input_ids)

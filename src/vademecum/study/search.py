@@ -1,0 +1,261 @@
+"""The best recipe within a budget on this machine: Optuna proposes settings, each trial is a run up to its training.
+
+    searches/NAME/
+      search-config.json   shared/   trials/NAME/   optuna.db
+      search.json          what was tried, and how much better the best one is than the baseline, on test pairs
+      best.json            a configuration that `vade run` takes
+
+Trials are judged by validation loss. Only the baseline and the best one are walked to the verdict, on test pairs which
+the search has not seen. Every trial trains on the same number of examples, whatever its accumulation.
+"""
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vademecum.config import RunConfig, load_config
+from vademecum.errors import InputError, RunError, StaleError, StoppedError
+from vademecum.planning import Plan
+from vademecum.records import Comparison, Record
+from vademecum.runs import Run
+from vademecum.stages import Road, compare_runs, run_shared
+from vademecum.stopping import Stop
+from vademecum.study.declaration import Range, SearchConfig
+from vademecum.study.design import anchored
+from vademecum.study.execution import Setting, trial_task
+from vademecum.study.folder import StudyFolder
+
+if TYPE_CHECKING:
+    import optuna
+
+BASELINE = "baseline"
+
+
+class Tried(Record):
+    """One trial of a search."""
+
+    name: str
+    settings: dict[str, Any]
+    status: str
+    """`completed`, `pruned`, or what training came to."""
+    validation_loss: float | None
+
+
+class SearchResult(Record):
+    """What a search has found; `search.json`."""
+
+    best: str
+    """The trial with the lowest validation loss; `baseline` where none was lower."""
+    settings: dict[str, Any]
+    """In which it differs."""
+    trials: list[Tried]
+    comparisons: list[Comparison]
+    """The best one's tuned model against the baseline's, on test pairs; empty where the baseline is the best."""
+
+
+class PruningStop(Stop):
+    """Stops a trial when the search is stopped, or when the pruner finds it hopeless."""
+
+    def __init__(self, outer: Stop, trial: "optuna.Trial", run: Run) -> None:
+        super().__init__()
+        self._outer, self._trial, self._run = outer, trial, run
+        self._told = 0
+        self.pruned = False
+
+    @property
+    def asked(self) -> str | None:
+        """Why to stop; None means go on."""
+        if reason := self._outer.asked:
+            return reason
+        for step, loss in validation_losses(self._run)[self._told :]:
+            self._trial.report(loss, step)
+            self._told += 1
+            self.pruned = self.pruned or self._trial.should_prune()
+        return "its validation loss is in the worse half" if self.pruned else None
+
+
+def run_search(config: SearchConfig, path: Path, setting: Setting) -> SearchResult:
+    """Try settings until the trials or the minutes are over, and hold the best against the baseline on test pairs.
+
+    The same call goes on where it was stopped.
+
+    Raises:
+        InputError: Optuna is not installed.
+        ConfigError: the declaration cannot be carried out.
+        StaleError: the directory holds another search.
+        StoppedError: `setting.stop` was asked to.
+        RunError: the baseline's training gave nothing to compare with.
+    """
+    folder = StudyFolder(path)
+    with folder.files.lock():
+        search = _Search.prepare(config, folder, setting)
+        search.train(BASELINE, {})
+        while search.goes_on():
+            search.try_one()
+        result = search.judge()
+        folder.files.write_json("search.json", result.model_dump(mode="json"))
+        return result
+
+
+@dataclass(frozen=True)
+class _Search:
+    config: SearchConfig
+    folder: StudyFolder
+    setting: Setting
+    optuna: "optuna.Study"
+    plan: Plan
+    began: float
+    """On the monotonic clock; earlier sittings are counted by what their trials took."""
+
+    @classmethod
+    def prepare(cls, config: SearchConfig, folder: StudyFolder, setting: Setting) -> "_Search":
+        """Check that the directory is this search's, and plan the baseline."""
+        declared = config.model_dump(mode="json")
+        kept = ("baseline", "set", "over")
+        if folder.files.file("search-config.json").is_file():
+            before = folder.files.read_json("search-config.json")
+            if changed := [name for name in kept if before[name] != declared[name]]:
+                raise StaleError(
+                    f"{', '.join(changed)} changed since the search in {folder.path} was begun",
+                    hint="choose another directory with --out, or take the change back",
+                )
+        folder.files.write_json("search-config.json", declared)
+        shared = load_config(config.baseline, config.set)
+        run_shared(Road(folder.shared, anchored(shared), setting.observer, setting.offline, setting.stop))
+        plan = folder.shared.read_record("plan.json", Plan)
+        return cls(config, folder, setting, _open_optuna(config, folder), plan, time.monotonic())
+
+    def trial_config(self, settings: dict[str, Any]) -> RunConfig:
+        """The baseline with some settings, for as many examples as the steps of the baseline's plan take."""
+        fixed = [*self.config.set, "budget.minutes=none", *(f"{key}={json.dumps(to)}" for key, to in settings.items())]
+        base, own = (
+            math.prod(load_config(self.config.baseline, overrides).train.batch_shape)
+            for overrides in (self.config.set, fixed)
+        )
+        steps = max(1, round(self.plan.optimizer_steps * base / own))
+        return anchored(load_config(self.config.baseline, [*fixed, f"train.max_steps={steps}"]))
+
+    def train(self, name: str, settings: dict[str, Any], stop: Stop | None = None, until: str = "train") -> None:
+        """Walk a trial as far as its training, or to the end; what it has done already is not done again."""
+        run = Run.create(self.folder.path / "trials" / name)
+        run.write_config(self.trial_config(settings))
+        task = trial_task(self.folder, name, self.plan, self.setting, until=until)
+        self.setting.executor.run([task], stop or self.setting.stop, lambda _task, _code: None)
+
+    def goes_on(self) -> bool:
+        """Whether trials and minutes are left for another trial and for the two verdicts at the end."""
+        finished = [one for one in self.optuna.trials if one.state.is_finished()]
+        if len(finished) >= self.config.trials:
+            return False
+        if self.config.minutes is None:
+            return True
+        predicted = self.plan.predicted_seconds
+        verdicts = 2 * (predicted.get("predict/tuned", 0.0) + predicted["prepare and plan"])
+        earlier = sum(one.user_attrs.get("seconds", 0.0) for one in finished)
+        spent = max(earlier, time.monotonic() - self.began)
+        return spent + predicted["train"] + verdicts <= 60 * self.config.minutes
+
+    def try_one(self) -> None:
+        """Let Optuna propose settings, train with them, and tell it what came of it."""
+        from optuna.trial import TrialState
+
+        began = time.monotonic()
+        trial = self.optuna.ask()
+        settings = {one.setting: _suggest(trial, one) for one in self.config.over}
+        name = _trial_name(settings)
+        run = Run.create(self.folder.path / "trials" / name)
+        stop = PruningStop(self.setting.stop, trial, run)
+        trial.set_user_attr("name", name)
+        try:
+            self.train(name, settings, stop)
+        except StoppedError:
+            if not stop.pruned:
+                self.optuna.enqueue_trial(trial.params)  # the next sitting goes on with it
+                self.optuna.tell(trial, state=TrialState.FAIL)
+                raise
+        trial.set_user_attr("seconds", time.monotonic() - began)
+        summary = training_summary(run)
+        if stop.pruned and summary is None:
+            self.optuna.tell(trial, state=TrialState.PRUNED)
+        elif summary is not None and summary["status"] == "completed":
+            self.optuna.tell(trial, summary["validation_loss"])
+        else:
+            self.optuna.tell(trial, state=TrialState.FAIL)
+        self.setting.observer.say(f"{name}: {settings}: {self._tried(name, pruned=stop.pruned)}")
+
+    def judge(self) -> SearchResult:
+        """Walk the baseline and the best trial to their verdicts, and compare them."""
+        tried = [Tried(name=BASELINE, settings={}, **self._tried(BASELINE, pruned=False))]
+        for one in self.optuna.trials:
+            if name := one.user_attrs.get("name"):
+                settings = dict(one.params)
+                pruned = one.state.name == "PRUNED"
+                tried.append(Tried(name=name, settings=settings, **self._tried(name, pruned=pruned)))
+        completed = [one for one in tried if one.status == "completed" and one.validation_loss is not None]
+        if not completed or completed[0].name != BASELINE:
+            raise RunError(
+                "the baseline's training gave nothing to compare with", hint="see trials/baseline/training.json"
+            )
+        best = min(completed, key=lambda one: one.validation_loss or math.inf)
+        for one in {BASELINE: tried[0], best.name: best}.values():
+            self.train(one.name, one.settings, until="report")
+        baseline, run = (Run.open(self.folder.path / "trials" / name) for name in (BASELINE, best.name))
+        self.folder.files.write_json("best.json", run.read_json("config.json"))
+        rows = compare_runs(baseline, run, "tuned") if best.name != BASELINE else []
+        return SearchResult(best=best.name, settings=best.settings, trials=tried, comparisons=rows)
+
+    def _tried(self, name: str, *, pruned: bool) -> dict[str, Any]:
+        run = Run.create(self.folder.path / "trials" / name)
+        summary = training_summary(run)
+        if summary is not None:
+            return {"status": summary["status"], "validation_loss": summary["validation_loss"]}
+        losses = validation_losses(run)
+        return {"status": "pruned" if pruned else "failed", "validation_loss": losses[-1][1] if losses else None}
+
+
+def validation_losses(run: Run) -> list[tuple[int, float]]:
+    """Step and loss of a training at work."""
+    rows = run.read_lines("training.jsonl") if run.file("training.jsonl").is_file() else []
+    return [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
+
+
+def training_summary(run: Run) -> dict[str, Any] | None:
+    """Of a finished training; None before."""
+    summary: dict[str, Any] | None = run.read_json("training.json") if "train" in run.entries() else None
+    return summary
+
+
+def _open_optuna(config: SearchConfig, folder: StudyFolder) -> "optuna.Study":
+    try:
+        import optuna
+    except ImportError:
+        raise InputError(
+            "a search needs Optuna, which is not installed", hint="pip install 'vademecum[search]'"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        study_name=folder.path.resolve().name,
+        storage=config.storage or f"sqlite:///{folder.path.resolve() / 'optuna.db'}",
+        sampler=optuna.samplers.TPESampler(seed=config.seed),
+        pruner=optuna.pruners.SuccessiveHalvingPruner() if config.prune else optuna.pruners.NopPruner(),
+        direction="minimize",
+        load_if_exists=True,
+    )
+
+
+def _suggest(trial: "optuna.Trial", one: Range) -> Any:  # noqa: ANN401  any setting's value
+    if one.choices:
+        return trial.suggest_categorical(one.setting, one.choices)
+    low, high = one.low or 0.0, one.high or 0.0
+    if isinstance(one.low, int) and isinstance(one.high, int):
+        return trial.suggest_int(one.setting, one.low, one.high, log=one.log)
+    return trial.suggest_float(one.setting, low, high, log=one.log)
+
+
+def _trial_name(settings: dict[str, Any]) -> str:
+    """The same settings have the same directory, so that what is done of them is not done again."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

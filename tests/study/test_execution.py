@@ -1,0 +1,120 @@
+"""A study on the tiny checkpoint: sized once, shared work made once, trials as runs, killed and taken up again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.listener import Listener, go
+
+from vademecum.config import load_config
+from vademecum.errors import InputError, StaleError
+from vademecum.study import Setting, StudyConfig, load_study, make_executor, run_study, trial_run
+
+TINY = (
+    "corpus.source=sample", "corpus.drop_duplicates=true", "split.train=0.62", "split.validation=0.08",
+    "split.test=0.3", "model.device=cpu", "model.dtype=float32", "train.max_length=512", "train.max_cut_share=1.0",
+    "train.eval_pairs=4", "train.max_pairs=16", "generate.max_new_tokens=12", "generate.test_pairs=24",
+    "generate.batch_size=24", "evaluate.resamples=200",
+)  # fmt: skip
+SMALL = {
+    "factors": ({"name": "learning rate", "levels": ("train.learning_rate=5e-3", "train.learning_rate=1e-3")},),
+    "baseline_seeds": (0, 1),
+    "claims": ({"name": "slower is better", "variant": "learning rate=1e-3", "against": "learning rate=5e-3"},),
+}
+
+
+def tiny_study(checkpoint: Path, *more: str, **fields: object) -> StudyConfig:
+    declared = load_study("paper-study", [f"model.name={checkpoint}", *TINY, *more])
+    return StudyConfig.model_validate(declared.model_dump() | fields)
+
+
+def work(study: StudyConfig, folder: Path) -> tuple[dict[str, object], Listener]:
+    listener = Listener()
+    run_study(study, folder, Setting(make_executor("local"), listener, at_once=2))
+    return json.loads((folder / "study.json").read_text(encoding="utf-8")), listener
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    folder = tmp_path_factory.mktemp("study") / "small"
+    work(tiny_study(tiny_checkpoint, **SMALL), folder)
+    return folder
+
+
+def test_every_trial_has_its_result_and_every_claim_its_verdict(finished: Path) -> None:
+    found = json.loads((finished / "study.json").read_text(encoding="utf-8"))
+    names = {"baseline-seed0", "baseline-seed1", "learning-rate=5e-3-seed0"}
+    assert {row["name"] for row in found["trials"]} == names
+    assert {row["status"] for row in found["trials"]} == {"completed"}
+    assert [row["verdict"] for row in found["claims"]] == ["not shown"]  # two seeds of a tiny model show nothing
+    assert set(found) >= {"trials", "factors", "noise_floor", "claims"}
+    for name in ("study.md", "study.html", "study.tex"):
+        assert "learning rate" in (finished / name).read_text(encoding="utf-8")
+
+
+def test_what_all_trials_share_is_made_once(finished: Path) -> None:
+    for trial in (finished / "trials").iterdir():
+        for name in ("pairs.jsonl", "splits.jsonl", "predictions/base.jsonl", "scores/copy.jsonl"):
+            assert (trial / name).samefile(finished / "shared" / name)
+        shared, own = (json.loads((folder / "plan.json").read_text()) for folder in (finished / "shared", trial))
+        assert own["rates"] == shared["rates"]  # probed once
+
+
+def test_a_trial_is_the_run_that_anyone_could_have_started(finished: Path, tmp_path: Path) -> None:
+    trial = finished / "trials" / "learning-rate=5e-3-seed0"
+    go(tmp_path / "alone", load_config(trial / "config.json"))
+    for name in ("training.jsonl", "adapter/adapter_model.safetensors", "predictions/tuned.jsonl", "scores/base.jsonl"):
+        assert (tmp_path / "alone" / name).read_bytes() == (trial / name).read_bytes()
+
+
+def test_seeds_change_the_training_and_nothing_else(finished: Path) -> None:
+    first, second = (finished / "trials" / f"baseline-seed{seed}" for seed in (0, 1))
+    assert (first / "splits.jsonl").read_bytes() == (second / "splits.jsonl").read_bytes()
+    supervision = [(folder / "supervision.json").read_bytes() for folder in (first, second)]
+    assert supervision[0] == supervision[1]  # the same rows
+    weights = [(folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in (first, second)]
+    assert weights[0] != weights[1]
+
+
+def test_a_finished_study_is_only_judged_again(finished: Path, tiny_checkpoint: Path) -> None:
+    claims = ({"name": "it diverges", "variant": "learning rate=5e-3", "direction": "diverges"},)
+    found, listener = work(tiny_study(tiny_checkpoint, **(SMALL | {"claims": claims})), finished)
+    assert "trials" not in listener.worked
+    assert [(row["name"], row["verdict"]) for row in found["claims"]] == [("it diverges", "contradicted")]  # type: ignore[attr-defined]
+
+
+def test_another_sizing_asks_for_another_directory(finished: Path, tiny_checkpoint: Path) -> None:
+    with pytest.raises(StaleError, match="set changed"):
+        work(tiny_study(tiny_checkpoint, "lora.r=4", **SMALL), finished)
+
+
+def test_a_trial_that_there_is_not(finished: Path) -> None:
+    with pytest.raises(InputError, match="not a run"):
+        trial_run(finished, "warmup=7-seed0")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_paper_s_study_killed_in_the_middle(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "paper"
+    settings = [part for one in (f"model.name={tiny_checkpoint}", *TINY) for part in ("--set", one)]
+    command = [sys.executable, "-m", "vademecum", "--quiet", "study", "paper-study", *settings, "--out", str(folder)]
+    driver = subprocess.Popen([*command, "--at-once", "2"], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while len(done := list(folder.glob("trials/*/report.json"))) < 4:
+        assert driver.poll() is None
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    before = {file: file.stat().st_mtime_ns for file in done}
+    subprocess.run([*command, "--at-once", "2"], check=True)
+    found = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    assert len(found["trials"]) == 14
+    assert {row["status"] for row in found["trials"]} <= {"completed", "diverged"}
+    assert len(found["claims"]) == 7
+    assert all(row["reason"] for row in found["claims"])
+    assert {file: file.stat().st_mtime_ns for file in done} == before  # not done again
