@@ -62,9 +62,7 @@ def forest_plot(rows: Sequence[Interval], axis: str, *, band: float = 0.0, left:
     grid = [
         f'<line x1="{scale.at(tick)}" x2="{scale.at(tick)}" y1="26" y2="{y:g}" '
         f'class="{"zero" if tick == 0 else "grid"}"/>'
-        + text(
-            f'x="{scale.at(tick)}" y="{y + 16:g}" text-anchor="middle" class="tick"', signed(tick, decimals(ticks))
-        )
+        + text(f'x="{scale.at(tick)}" y="{y + 16:g}" text-anchor="middle" class="tick"', signed(tick, decimals(ticks)))
         for tick in ticks
     ]
     label = text(f'x="50%" y="{y + 36:g}" text-anchor="middle" class="axis-label"', axis)
@@ -101,9 +99,7 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], validation: Sequen
     window = max(1, round(len(losses) * SMOOTHING))
     points = list(zip(steps, losses, strict=True))
     curves = curve(points, along, up, "raw") + curve(running_mean(points, window), along, up, "smooth")
-    rings = [
-        f'<circle cx="{along.at(step)}" cy="{down(up, loss):g}" r="4" class="ring"/>' for step, loss in validation
-    ]
+    rings = [f'<circle cx="{along.at(step)}" cy="{down(up, loss):g}" r="4" class="ring"/>' for step, loss in validation]
     legend = '<text x="0" dx="-44" y="-14" class="legend"><tspan class="smooth-key">━</tspan> training'
     if validation:
         legend += '<tspan class="ring-key" dx="16">○</tspan> validation'
