@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vademecum.report.figures import CHART_HEIGHT, Interval, forest_plot, length_histogram, loss_curve, nice_ticks
+from vademecum.report.drawing import CHART_HEIGHT, nice_ticks
+from vademecum.report.figures import Interval, forest_plot, length_histogram, loss_curve
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROWS = [

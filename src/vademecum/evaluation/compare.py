@@ -148,7 +148,7 @@ def _measure(
     if not shared:
         raise RunError(f"{system!r} and {baseline!r} answered no pair in common", hint="compare runs of one corpus")
     for name in shared:
-        _check_alike(before[name], after[name])
+        check_alike(before[name], after[name])
     groups = [after[name].group for name in shared]
     rows = []
     for metric in METRICS:
@@ -174,7 +174,7 @@ def _measure(
     return rows
 
 
-def _check_alike(before: Score, after: Score) -> None:
+def check_alike(before: Score, after: Score) -> None:
     """Raise RunError unless both scores can be of one pair in one split."""
     hint = "score both with the same corpus, split and metrics"
     for what, one, other in (

@@ -1,9 +1,7 @@
 """What a report says, before it is Markdown or HTML: sections of blocks. Both renderers show the same ones."""
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-from vademecum.records import Verdict
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,10 @@ class Figure:
 class Statement:
     """The verdict on one comparison."""
 
-    verdict: Verdict
+    verdict: str
+    """The words on the badge."""
     versus: str
-    """`tuned against base`."""
+    """`tuned against base`, or a study's claim in its own words."""
     text: str
     confirmatory: bool
 
@@ -113,3 +112,16 @@ class Section:
     def anchor(self) -> str:
         """The heading as a link target."""
         return "-".join(self.title.lower().replace(",", "").split())
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report, of a run or of a study."""
+
+    name: str
+    kind: Literal["report", "study"]
+    deck: str
+    """What was done, in one sentence under the title."""
+    sections: tuple[Section, ...]
+    version: str
+    """Of Vademecum."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from vademecum.report.document import Figure
+from vademecum.report.document import Figure, Page
 from vademecum.report.material import ReportMaterial
 from vademecum.report.plain import visible
 from vademecum.report.sections import build_sections
@@ -14,19 +14,29 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
+VERDICTS = {
+    "report": ("better", "worse", "not shown"),
+    "study": ("reproduced", "contradicted", "no real difference", "not shown"),
+}
+"""The words that are shown as badges in tables."""
+
+
 def render_html(report: Mapping[str, Any], material: ReportMaterial, *, public: bool) -> str:
     """The whole report; `public` leaves out every text of the corpus and of the systems."""
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
+    return render_page(
+        Page(
             name=material.name,
+            kind="report",
             deck=deck(report, material),
-            not_advice=NOT_ADVICE,
-            sections=build_sections(report, material, public=public),
+            sections=tuple(build_sections(report, material, public=public)),
             version=report["run"]["versions"].get("vademecum", ""),
         )
     )
+
+
+def render_page(page: Page) -> str:
+    """A run's or a study's report: the same look for both."""
+    return _environment().get_template("report.html.j2").render(page=page, not_advice=NOT_ADVICE, verdicts=VERDICTS)
 
 
 @cache

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vademecum.report.document import Block, Case, Cases, Command, Figure, Points, Prose, Statements, Table
+from vademecum.report.document import Block, Case, Cases, Command, Figure, Page, Points, Prose, Statements, Table
 from vademecum.report.material import ReportMaterial
 from vademecum.report.plain import visible
 from vademecum.report.sections import build_sections
@@ -19,8 +19,21 @@ _OPENING = re.compile(r"(?:(?=#)|(?=[-+=](?:[-+=\s]|$))|\d{1,9}(?=[.)](?:\s|$))|
 
 def render_markdown(report: Mapping[str, Any], material: ReportMaterial, *, public: bool) -> str:
     """The whole report; `public` leaves out every text of the corpus and of the systems."""
-    lines = [f"# {escape(material.name)}", escape(deck(report, material)), f"*{NOT_ADVICE}*"]
-    for section in build_sections(report, material, public=public):
+    return render_page(
+        Page(
+            name=material.name,
+            kind="report",
+            deck=deck(report, material),
+            sections=tuple(build_sections(report, material, public=public)),
+            version=report["run"]["versions"].get("vademecum", ""),
+        )
+    )
+
+
+def render_page(page: Page) -> str:
+    """A run's or a study's report."""
+    lines = [f"# {escape(page.name)}", escape(page.deck), f"*{NOT_ADVICE}*"]
+    for section in page.sections:
         lines.append(f"## {section.title}")
         lines.extend(part for block in section.blocks for part in render_block(block))
     return "\n\n".join(lines) + "\n"
@@ -40,7 +53,7 @@ def render_block(block: Block) -> Iterator[str]:
             if block.caption:
                 yield escape(block.caption)
         case Statements():
-            yield "\n".join(f"- **{row.versus}: {row.verdict}.** {escape(row.text)}" for row in block.rows)
+            yield "\n".join(f"- **{escape(row.versus)}: {row.verdict}.** {escape(row.text)}" for row in block.rows)
         case Cases():
             for row in block.rows:
                 yield from _case(row)

@@ -1,0 +1,181 @@
+"""From a study's trials to `study.json`: trials, effects per factor, the noise floor, and a verdict on each claim."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from vademecum.config import EvaluateConfig
+from vademecum.evaluation import METRICS, estimate
+from vademecum.records import Estimate, Record, Score
+from vademecum.study.claims import ClaimResult, Court
+from vademecum.study.declaration import StudyConfig
+from vademecum.study.effects import (
+    BASE_MODEL,
+    BASELINE,
+    STUDY_METRICS,
+    Effect,
+    NoiseFloor,
+    Results,
+    gather,
+    measure,
+    noise_floor,
+)
+from vademecum.study.records import TrialResult
+
+Variants = Mapping[str, Mapping[str, str]]
+"""Factor → label of a level → name of the variant that has this level alone; `baseline` where it is the baseline's."""
+
+COMBINED = "combined"
+"""Stands for the factor of a grid's variants in which several levels differ."""
+
+
+class LevelEffects(Record):
+    """One level of one factor against the baseline. These effects describe: the claims alone are tested."""
+
+    factor: str
+    level: str
+    variant: str
+    trials: int
+    """That have ended."""
+    completed: int
+    diverged: int
+    effects: dict[str, Effect]
+    """By metric, `validation_loss` among them; empty for the baseline itself and where there is nothing to compare."""
+
+
+class StudyAnalysis(Record):
+    """What a study came to, and all that its report is made from: study.json. It holds no text of the corpus."""
+
+    form: Literal["vademecum.study/1"] = "vademecum.study/1"
+    trials: tuple[TrialResult, ...]
+    missing: tuple[str, ...]
+    """Trials that were declared and have not ended: `warmup=0, seed 2`."""
+    factors: tuple[LevelEffects, ...]
+    noise_floor: dict[str, NoiseFloor]
+    """By metric; empty with fewer than two completed trials of the baseline."""
+    base: dict[str, Estimate]
+    """ROUGE of the untrained base model."""
+    gain: dict[str, Effect]
+    """The baseline minus the untrained base model, by ROUGE metric: what training is worth at all."""
+    claims: tuple[ClaimResult, ...]
+
+
+def analyse(
+    config: StudyConfig,
+    variants: Variants,
+    trials: Sequence[TrialResult],
+    scores: Mapping[str, Sequence[Score]],
+    base: Sequence[Score],
+    evaluate: EvaluateConfig,
+) -> StudyAnalysis:
+    """All that can be said of a study, finished or not; the order of the input is of no account.
+
+    `scores` maps a trial's name to the scores of its tuned system, `base` are those of the untrained base model, on the
+    same test pairs. Raises RunError when two scores of one pair do not belong together.
+    """
+    results = gather([_finite(trial) for trial in trials], scores, base, evaluate.level)
+    floors = {metric: noise_floor(results, metric) for metric in STUDY_METRICS}
+    gains = {metric: measure(results, BASELINE, BASE_MODEL, metric) for metric in METRICS}
+    names = {
+        claim: (resolve(claim.variant, variants, results), resolve(claim.against, variants, results))
+        for claim in config.claims
+    }
+    return StudyAnalysis(
+        trials=tuple(trial for name in _in_order(variants, results) for trial in results.trials[name]),
+        missing=_missing(config, variants, results),
+        factors=tuple(_levels(variants, results)),
+        noise_floor={metric: floor for metric, floor in floors.items() if floor},
+        base=_estimates(list(results.base.values()), evaluate),
+        gain={metric: gain for metric, gain in gains.items() if gain},
+        claims=Court(config, results, evaluate).judge(names),
+    )
+
+
+def resolve(name: str, variants: Variants, results: Results) -> str:
+    """The variant that a claim means: `optimizer=adamw_torch` is the baseline where the baseline has that level."""
+    if name == BASELINE or name in results.trials:
+        return name
+    known = {f"{factor}={label}": variant for factor, levels in variants.items() for label, variant in levels.items()}
+    if name in known:
+        return known[name]
+    return _combine([known.get(part, part) for part in name.split(",")])
+
+
+def _combine(parts: Sequence[str]) -> str:
+    return ",".join(part for part in parts if part != BASELINE) or BASELINE
+
+
+def _in_order(variants: Variants, results: Results) -> list[str]:
+    """The variants that have trials: the baseline, then as declared, then the others by name."""
+    declared = [BASELINE, *(variant for levels in variants.values() for variant in levels.values())]
+    return [name for name in dict.fromkeys([*declared, *results.trials]) if name in results.trials]
+
+
+def _levels(variants: Variants, results: Results) -> list[LevelEffects]:
+    named = [(factor, level, variant) for factor, levels in variants.items() for level, variant in levels.items()]
+    single = {variant for _, _, variant in named} | {BASELINE}
+    named += [(COMBINED, variant, variant) for variant in results.trials if variant not in single]
+    rows = []
+    for factor, level, variant in named:
+        found = results.trials.get(variant, ())
+        effects = {
+            metric: measure(results, variant, BASELINE, metric) for metric in STUDY_METRICS if variant != BASELINE
+        }
+        rows.append(
+            LevelEffects(
+                factor=factor,
+                level=level,
+                variant=variant,
+                trials=len(found),
+                completed=sum(trial.status == "completed" for trial in found),
+                diverged=sum(trial.status == "diverged" for trial in found),
+                effects={metric: effect for metric, effect in effects.items() if effect},
+            )
+        )
+    return rows
+
+
+def _missing(config: StudyConfig, variants: Variants, results: Results) -> tuple[str, ...]:
+    names = [variant for levels in variants.values() for variant in levels.values()]
+    if config.design == "grid":
+        choices = [[BASELINE, *levels.values()] for levels in variants.values()]
+        names += [_combine(parts) for parts in itertools.product(*choices)]
+    rows = []
+    for name in dict.fromkeys([BASELINE, *names]):
+        done = {trial.seed for trial in results.trials.get(name, ())}
+        declared = config.baseline_seeds if name == BASELINE else config.seeds
+        rows += [f"{name}, seed {seed}" for seed in declared if seed not in done]
+    return tuple(rows)
+
+
+def _estimates(scores: Sequence[Score], evaluate: EvaluateConfig) -> dict[str, Estimate]:
+    if not scores:
+        return {}
+    groups = [row.group for row in scores]
+    return {
+        metric: estimate(
+            [row.metrics[metric] for row in scores], groups, level=evaluate.level, resamples=evaluate.resamples, seed=0
+        )
+        for metric in METRICS
+    }
+
+
+def _finite(trial: TrialResult) -> TrialResult:
+    """Without the numbers of a diverged training that are none, which JSON cannot hold."""
+    return trial.model_copy(
+        update={
+            "losses": _drawn(trial.losses),
+            "validation": _drawn(trial.validation),
+            "final_loss": _number(trial.final_loss),
+            "validation_loss": _number(trial.validation_loss),
+        }
+    )
+
+
+def _drawn(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    return tuple(point for point in points if math.isfinite(point[1]))
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

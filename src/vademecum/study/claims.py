@@ -1,0 +1,272 @@
+"""From effects to verdicts: each claim of a study is reproduced, contradicted, no real difference or not shown."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from vademecum.config import EvaluateConfig
+from vademecum.evaluation import holm
+from vademecum.evaluation.compare import ALPHA
+from vademecum.records import Record
+from vademecum.report import numbers
+from vademecum.study.declaration import Claim, StudyConfig
+from vademecum.study.effects import BASELINE, VALIDATION_LOSS, Effect, NoiseFloor, Results, measure, noise_floor
+from vademecum.study.needed import Needed, find_needed, in_words
+
+StudyVerdict = Literal["reproduced", "contradicted", "no real difference", "not shown"]
+
+
+class ClaimResult(Record):
+    """A claim with its verdict and the numbers behind it; these are None where there are no scores to compare."""
+
+    name: str
+    verdict: StudyVerdict
+    variant: str
+    """As the trials call it: `baseline` where the claim's level is the baseline's."""
+    against: str
+    metric: str
+    direction: Literal["higher", "lower", "diverges"]
+    difference: float | None = None
+    """`variant` minus `against`."""
+    low: float | None = None
+    high: float | None = None
+    level: float
+    """Nominal coverage of [low, high]."""
+    inner_low: float | None = None
+    """Of the 90 % interval, which is held against the margin."""
+    inner_high: float | None = None
+    margin: float
+    """Declared before the study was run: a smaller difference would be of no account."""
+    p: float | None = None
+    """Two-sided, of no difference."""
+    p_holm: float | None = None
+    """Adjusted by Holm's method over all claims of the study, those without numbers counted as p = 1."""
+    n: int = 0
+    """Test pairs; 0 for the validation loss."""
+    groups: int = 0
+    seeds: int = 0
+    """Completed trials of `variant`."""
+    against_seeds: int = 0
+    needed: Needed | None = None
+    """Where the verdict is `not shown` for want of data."""
+    reason: str
+    """One plain sentence: the numbers behind the verdict, or why there are none."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A claim, its variants by the names that the trials have, and what was measured."""
+
+    claim: Claim
+    variant: str
+    against: str
+    effect: Effect | None
+    noise: NoiseFloor | None
+    margin: float
+
+
+@dataclass(frozen=True)
+class Court:
+    """What every claim of a study is judged with."""
+
+    config: StudyConfig
+    results: Results
+    evaluate: EvaluateConfig
+
+    def judge(self, names: Mapping[Claim, tuple[str, str]]) -> tuple[ClaimResult, ...]:
+        """All claims, in the order in which they were declared; `names` are those of `variant` and `against`."""
+        cases = [self._case(claim, *names[claim]) for claim in self.config.claims]
+        adjusted = holm([case.effect.p if case.effect else 1.0 for case in cases])
+        return tuple(self._judge(case, p) for case, p in zip(cases, adjusted, strict=True))
+
+    def _case(self, claim: Claim, variant: str, against: str) -> Case:
+        margins, metric = self.config.margins, claim.metric
+        compared = claim.direction != "diverges" and variant != against
+        return Case(
+            claim=claim,
+            variant=variant,
+            against=against,
+            effect=measure(self.results, variant, against, metric) if compared else None,
+            noise=noise_floor(self.results, metric) if compared else None,
+            margin=margins.validation_loss if metric == VALIDATION_LOSS else margins.rouge,
+        )
+
+    def _judge(self, case: Case, p_holm: float) -> ClaimResult:
+        fields: dict[str, object] = {
+            "name": case.claim.name,
+            "variant": case.variant,
+            "against": case.against,
+            "metric": case.claim.metric,
+            "direction": case.claim.direction,
+            "margin": case.margin,
+            "level": self.evaluate.level,
+        }
+        if case.claim.direction == "diverges":
+            verdict, reason = self._divergence(case)
+        elif case.effect is None or case.noise is None:
+            verdict, reason = self._without_scores(case)
+        else:
+            verdict, found = self._measured(case.effect, case.noise, case, p_holm)
+            reason = self._sentence(case.effect, case.noise, case, (verdict, p_holm), found)
+            fields |= _numbers(case.effect, p_holm) | {"needed": found}
+        return ClaimResult.model_validate(fields | {"verdict": verdict, "reason": reason})
+
+    def _measured(
+        self, effect: Effect, noise: NoiseFloor, case: Case, p_holm: float
+    ) -> tuple[StudyVerdict, Needed | None]:
+        if self._few_groups(effect) or not noise.sd:
+            return "not shown", None
+        up = 1 if case.claim.direction == "higher" else -1
+        if p_holm < ALPHA and (effect.low > 0 or effect.high < 0):
+            return ("reproduced" if up * effect.difference > 0 else "contradicted"), None
+        if _within(effect, case.margin):
+            return "no real difference", None
+        minutes = [trial.minutes for rows in self.results.trials.values() for trial in rows if _completed(trial.status)]
+        return "not shown", find_needed(effect, noise, case.margin, len(self.config.claims), fmean(minutes))
+
+    def _few_groups(self, effect: Effect) -> bool:
+        return effect.n > 0 and effect.groups < self.evaluate.min_groups
+
+    def _sentence(
+        self,
+        effect: Effect,
+        noise: NoiseFloor,
+        case: Case,
+        judged: tuple[StudyVerdict, float],
+        found: Needed | None,
+    ) -> str:
+        verdict, p_holm = judged
+        behind = _behind(effect, p_holm)
+        measured = (
+            f"{effect.variant} minus {effect.against} in {metric_name(effect.metric)} is "
+            f"{numbers.difference(effect.difference)} ({behind})"
+        )
+        if verdict in ("reproduced", "contradicted"):
+            text = f"{_compared(effect)} ({behind})"
+            if _within(effect, case.margin):
+                text += f"; it is smaller than the declared margin of {numbers.score(case.margin)} all the same"
+        elif verdict == "no real difference":
+            low, high = map(numbers.difference, effect.interval(1 - 2 * ALPHA))
+            text = f"{measured}; its 90 % interval, {low} to {high}, lies within ±{numbers.score(case.margin)}"
+        elif self._few_groups(effect):
+            few = numbers.counted(effect.groups, "group")
+            text = f"{measured}; {few} cannot carry a verdict, {self.evaluate.min_groups} are needed"
+        elif found is None:
+            text = f"{measured}; the baseline's {noise.seeds} seeds do not differ at all, which measures no noise"
+        else:
+            text = f"{measured}; {in_words(found, case.margin)}"
+        return self._with_remarks(text, case)
+
+    def _with_remarks(self, text: str, case: Case) -> str:
+        """And what is missing: a variant is not judged by its survivors in silence."""
+        incomplete = [name for name in (case.variant, case.against) if self._incomplete(name)]
+        return "; ".join([text, *(self._told(name) for name in incomplete)]) + "."
+
+    def _without_scores(self, case: Case) -> tuple[StudyVerdict, str]:
+        if case.variant == case.against:
+            return "not shown", f"Both are the same trials, those of {case.variant}."
+        upward = case.claim.direction == "higher"
+        variant_wins = upward == (case.claim.metric != VALIDATION_LOSS)
+        winner, loser = (case.variant, case.against) if variant_wins else (case.against, case.variant)
+        won = self._statuses(winner)
+        if self._all_diverged(loser) and "diverged" not in won and "completed" in won:
+            return "reproduced", (
+                f"There are no scores to compare: {loser} diverged in {_all_of(len(self._statuses(loser)))}, {winner} "
+                f"in none of its {numbers.counted(len(won), 'trial')}."
+            )
+        incomplete = [name for name in (case.variant, case.against) if self._incomplete(name)]
+        reasons = [self._told(name) for name in incomplete]
+        if BASELINE not in incomplete and len(self.results.measured(BASELINE, case.claim.metric)) < 2:
+            reasons.append("the noise floor takes two completed trials of the baseline or more")
+        return "not shown", f"Nothing can be compared: {'; '.join(reasons) or 'they have no scores on the same test pairs'}."
+
+    def _divergence(self, case: Case) -> tuple[StudyVerdict, str]:
+        found = self._statuses(case.variant)
+        if self._all_diverged(case.variant):
+            return "reproduced", f"{case.variant} diverged in {_all_of(len(found))}."
+        told = self._told(case.variant)
+        if len(found) < self._declared(case.variant) or "diverged" in found or "failed" in found:
+            return "not shown", f"{told[0].upper()}{told[1:]}."
+        return "contradicted", f"{case.variant} diverged in none of its {numbers.counted(len(found), 'trial')}."
+
+    def _statuses(self, variant: str) -> list[str]:
+        return [trial.status for trial in self.results.trials.get(variant, ())]
+
+    def _declared(self, variant: str) -> int:
+        return len(self.config.baseline_seeds if variant == BASELINE else self.config.seeds)
+
+    def _all_diverged(self, variant: str) -> bool:
+        found = self._statuses(variant)
+        return len(found) >= self._declared(variant) and set(found) == {"diverged"}
+
+    def _incomplete(self, variant: str) -> bool:
+        found = self._statuses(variant)
+        return len(found) < self._declared(variant) or not all(map(_completed, found))
+
+    def _told(self, variant: str) -> str:
+        """Such as `of the 3 trials of warmup=0, 1 is completed, 1 diverged and 1 has not been run`."""
+        found, declared = self._statuses(variant), self._declared(variant)
+        if not found:
+            return f"{variant} has not been run"
+        words = {"completed": "completed", "diverged": "diverged", "failed": "failed", "unchanged": "changed nothing"}
+        parts = [f"{found.count(status)} {word}" for status, word in words.items() if status in found]
+        if len(found) < declared:
+            parts.append(f"{declared - len(found)} not run yet")
+        listed = f"{', '.join(parts[:-1])} and {parts[-1]}" if parts[1:] else parts[0]
+        return f"of {numbers.counted(max(declared, len(found)), 'trial')} of {variant}: {listed}"
+
+
+def metric_name(metric: str) -> str:
+    """As the field writes it: ROUGE-L, validation loss."""
+    return "validation loss" if metric == VALIDATION_LOSS else numbers.metric(metric)
+
+
+def seeds_against(seeds: int, against: int) -> str:
+    """Such as `1 seed against 5`."""
+    return f"{numbers.counted(seeds, 'seed')} against {against}"
+
+
+def _numbers(effect: Effect, p_holm: float) -> dict[str, object]:
+    inner_low, inner_high = effect.interval(1 - 2 * ALPHA)
+    taken = ("difference", "low", "high", "p", "n", "groups", "seeds", "against_seeds")
+    return {
+        **{key: getattr(effect, key) for key in taken},
+        "p_holm": p_holm,
+        "inner_low": inner_low,
+        "inner_high": inner_high,
+    }
+
+
+def _within(effect: Effect, margin: float) -> bool:
+    """Two one-sided tests at 5 %: the 90 % interval lies inside the margin (Schuirmann 1987)."""
+    low, high = effect.interval(1 - 2 * ALPHA)
+    return -margin < low and high < margin
+
+
+def _compared(effect: Effect) -> str:
+    size = numbers.score(abs(effect.difference))
+    direction = "higher" if effect.difference > 0 else "lower"
+    if effect.metric == VALIDATION_LOSS:
+        return f"{effect.variant} has a validation loss {size} {direction} than {effect.against}"
+    return f"{effect.variant} scores {size} {direction} than {effect.against} in {metric_name(effect.metric)}"
+
+
+def _behind(effect: Effect, p_holm: float) -> str:
+    p = numbers.p_value(p_holm)
+    tested = ""
+    if effect.n:
+        tested = f"{numbers.counted(effect.n, 'test pair')} in {numbers.counted(effect.groups, 'group')}, "
+    return (
+        f"{numbers.level(effect.level)} interval {numbers.difference(effect.low)} to "
+        f"{numbers.difference(effect.high)}, {tested}{seeds_against(effect.seeds, effect.against_seeds)}, "
+        f"p {p if p.startswith('<') else f'= {p}'} after Holm"
+    )
+
+
+def _completed(status: str) -> bool:
+    return status == "completed"
+
+
+def _all_of(trials: int) -> str:
+    return "its only trial" if trials == 1 else f"all of its {trials} trials"

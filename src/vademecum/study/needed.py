@@ -1,0 +1,153 @@
+"""What a claim that was not shown would have needed: seeds, test pairs, or a wider margin.
+
+The numbers follow from the difference that was measured, taken for the true one, and from the errors that were
+measured. They are for 80 % power: 80 such studies in 100 would have come to a verdict.
+"""
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+from vademecum.evaluation.compare import ALPHA
+from vademecum.records import Record
+from vademecum.report.numbers import counted, score
+from vademecum.study.effects import BASELINE, Effect, NoiseFloor
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+POWER = 0.8
+MOST_SEEDS = 1000
+"""Beyond this many there is no use in saying how many."""
+
+
+class Needed(Record):
+    """What would have led to a verdict; each on its own, unless `together`."""
+
+    goal: Literal["difference", "no real difference"]
+    """The verdict that the measured difference is nearer to: the second where it is smaller than the margin."""
+    seeds: int | None
+    """Of both variants and of the baseline, those that there are included; None: seeds alone would not do."""
+    more_trials: int | None
+    """That these seeds ask for on top of what was run."""
+    seed_minutes: float | None
+    """For these trials, by the mean minutes of a trial."""
+    pairs: int | None
+    """Test pairs, those that there are included, in groups like these; None: test pairs alone would not do."""
+    pair_minutes: float | None
+    """At most, for the trials of both variants: training, which is part of a trial's minutes, is not done again."""
+    together: bool
+    """It takes both numbers, of seeds and of test pairs."""
+    margin: float
+    """The margin with which these data would have shown no real difference, had it been declared beforehand."""
+
+
+def find_needed(effect: Effect, noise: NoiseFloor, margin: float, claims: int, minutes: float) -> Needed:
+    """For an effect that led to no verdict; `claims` is their number in the study, `minutes` the mean of a trial.
+
+    To show a difference it must be (t_a + t_b) standard errors, where t_a is the quantile for 5 % over the number of
+    claims (what Holm's method asks of the smallest p, so that it suffices for any) and t_b that for the power. To show
+    that there is none, the rest of the margin must be as many for a one-sided 5 %.
+    """
+    size = abs(effect.difference)
+    none = size < margin
+    reach, tail = (margin - size, ALPHA) if none else (size, ALPHA / claims / 2)
+    search = _Search(effect, noise, reach, tail)
+    seeds, pairs = search.seeds(effect.sampling_error, reach), search.pairs()
+    together = seeds is None and pairs is None
+    if together:
+        seeds, pairs = search.both()
+    more = None if seeds is None else search.more_trials(seeds)
+    ratio = None if pairs is None else pairs / effect.n
+    low, high = effect.interval(1 - 2 * ALPHA)
+    return Needed(
+        goal="no real difference" if none else "difference",
+        seeds=seeds,
+        more_trials=more,
+        seed_minutes=None if more is None else more * minutes,
+        pairs=pairs,
+        pair_minutes=None if ratio is None else (ratio - 1) * minutes * (effect.seeds + effect.against_seeds),
+        together=together,
+        margin=max(-low, high),
+    )
+
+
+class _Search:
+    """The smallest numbers with which the standard error is small enough."""
+
+    def __init__(self, effect: Effect, noise: NoiseFloor, reach: float, tail: float) -> None:
+        self.effect, self.noise, self.reach, self.tail = effect, noise, reach, tail
+
+    def factor(self, freedom: "NDArray[np.int64]") -> "NDArray[np.float64]":
+        """How many standard errors the reach must be."""
+        from scipy.stats import t
+
+        quantiles: NDArray[np.float64] = t.ppf(1 - self.tail, freedom) + t.ppf(POWER, freedom)
+        return quantiles
+
+    def seeds(self, sampling: float, reach: float) -> int | None:
+        """Of each variant, where the error of sampling is as given."""
+        import numpy as np
+
+        counts = np.arange(2, MOST_SEEDS + 1)
+        ours, theirs, floor = (np.maximum(counts, have) for have in self._have())
+        error = np.sqrt(sampling**2 + self.noise.sd**2 * (1 / ours + 1 / theirs))
+        enough = counts[self.factor(floor - 1) * error <= reach]
+        return int(enough[0]) if len(enough) else None
+
+    def pairs(self) -> int | None:
+        """Where the seeds stay what they are."""
+        import numpy as np
+
+        if not self.effect.n:
+            return None
+        wanted = self.reach / float(self.factor(np.array([self.noise.seeds - 1]))[0])
+        return self._pairs_for(wanted**2 - self.effect.seed_error**2)
+
+    def both(self) -> tuple[int | None, int | None]:
+        """Half of the variance for each."""
+        import numpy as np
+
+        seeds = self.seeds(0.0, self.reach / math.sqrt(2))
+        if seeds is None or not self.effect.n:
+            return None, None
+        freedom = max(seeds, self.noise.seeds) - 1
+        pairs = self._pairs_for((self.reach / float(self.factor(np.array([freedom]))[0])) ** 2 / 2)
+        return (None, None) if pairs is None else (seeds, pairs)
+
+    def more_trials(self, seeds: int) -> int:
+        """Of the two variants, and of the baseline where it is none of them."""
+        found = {self.effect.variant: self.effect.seeds, self.effect.against: self.effect.against_seeds}
+        found[BASELINE] = self.noise.seeds
+        return sum(max(0, seeds - have) for have in found.values())
+
+    def _have(self) -> tuple[int, int, int]:
+        return self.effect.seeds, self.effect.against_seeds, self.noise.seeds
+
+    def _pairs_for(self, variance: float) -> int | None:
+        if variance <= 0:
+            return None
+        return max(self.effect.n, math.ceil(self.effect.n * self.effect.sampling_error**2 / variance))
+
+
+def in_words(needed: Needed, margin: float) -> str:
+    """One sentence without its stop: `to show a difference of this size would take about …`."""
+    aim = {"difference": "a difference of this size", "no real difference": "that there is no real difference"}
+    ways = []
+    if needed.seeds is not None and needed.more_trials is not None and needed.seed_minutes is not None:
+        ways.append(
+            f"{counted(needed.seeds, 'seed')} of each variant and of the baseline "
+            f"({counted(needed.more_trials, 'trial')} more, {_minutes(needed.seed_minutes)})"
+        )
+    if needed.pairs is not None and needed.pair_minutes is not None:
+        ways.append(f"{counted(needed.pairs, 'test pair')} (at most {_minutes(needed.pair_minutes)} more)")
+    if ways:
+        found = f"to show {aim[needed.goal]} would take about {(' and ' if needed.together else ', or ').join(ways)}"
+    else:
+        found = f"no number of seeds up to {MOST_SEEDS:,} would show {aim[needed.goal]}"
+    wider = score(math.ceil(1000 * needed.margin) / 1000)
+    return f"{found}; a declared margin of {wider} instead of {score(margin)} would have made it no real difference"
+
+
+def _minutes(value: float) -> str:
+    return counted(max(1, round(value)), "minute")

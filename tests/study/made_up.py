@@ -1,0 +1,132 @@
+"""Studies made up with known effects: trials, the scores of their test pairs, and the declaration they belong to."""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any
+
+from vademecum.config import EvaluateConfig
+from vademecum.evaluation import METRICS
+from vademecum.records import Estimate, Score
+from vademecum.study.analysis import StudyAnalysis, Variants, analyse
+from vademecum.study.declaration import StudyConfig
+from vademecum.study.records import TrialResult, TrialStatus
+
+SCALE = dict(zip(METRICS, (1.0, 0.5, 0.74, 0.88), strict=True))
+LEVELS: Variants = {
+    "optimizer": {"adamw_torch": "baseline", "adafactor": "optimizer=adafactor"},
+    "learning_rate": {"5e-5": "learning_rate=5e-5", "1e-3": "baseline", "5e-3": "learning_rate=5e-3"},
+    "warmup": {"0": "warmup=0", "100": "baseline", "200": "warmup=200"},
+}
+
+
+@dataclass
+class Study:
+    """What `analyse` takes, to be changed by a test before it is analysed."""
+
+    config: StudyConfig
+    variants: Variants
+    trials: list[TrialResult] = field(default_factory=list)
+    scores: dict[str, list[Score]] = field(default_factory=dict)
+    base: list[Score] = field(default_factory=list)
+    evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(resamples=50, min_groups=10))
+
+    def analysed(self) -> StudyAnalysis:
+        return analyse(self.config, self.variants, self.trials, self.scores, self.base, self.evaluate)
+
+    def without(self, *names: str) -> "Study":
+        """As if these trials had not been run."""
+        kept = [trial for trial in self.trials if trial.name not in names]
+        return replace(self, trials=kept, scores={trial.name: self.scores[trial.name] for trial in kept
+                                                  if trial.name in self.scores})  # fmt: skip
+
+    def ended(self, status: TrialStatus, *names: str) -> "Study":
+        """As if these trials had ended in another way."""
+        trials = [
+            trial.model_copy(update={"status": status, "remark": "made up", "metrics": {}, "validation_loss": None})
+            if trial.name in names
+            else trial
+            for trial in self.trials
+        ]
+        return replace(self, trials=trials, scores={name: rows for name, rows in self.scores.items()
+                                                    if name not in names})  # fmt: skip
+
+
+def build_study(
+    effects: Mapping[str, float],
+    claims: Sequence[Mapping[str, str]] = (),
+    *,
+    noise: float = 0.004,
+    pairs: int = 60,
+    seeds: int = 2,
+    margin: float = 0.01,
+    rng: int = 1,
+    **declared: Any,
+) -> Study:
+    """Variants whose ROUGE-1 differs from the baseline's by `effects[variant]`, and validation loss by minus ten times
+    that; `noise` is the standard deviation between seeds. Two pairs make a group."""
+    config = StudyConfig.model_validate(
+        {
+            "baseline": "paper",
+            "factors": [
+                {"name": factor, "levels": [f"train.x={label}" for label in levels]} for factor, levels in LEVELS.items()
+            ],
+            "seeds": list(range(seeds)),
+            "claims": list(claims),
+            "margins": {"rouge": margin, "validation_loss": 10 * margin},
+            **declared,
+        }
+    )
+    study = Study(config, LEVELS)
+    draw = random.Random(rng)
+    hard = [draw.gauss(0, 0.05) for _ in range(pairs // 2)]
+    study.base = [_score(number, 0.20 + hard[number // 2] + draw.gauss(0, 0.02)) for number in range(pairs)]
+    for variant, effect in {"baseline": 0.0, **effects}.items():
+        for seed in config.baseline_seeds if variant == "baseline" else config.seeds:
+            shift = effect + draw.gauss(0, noise)
+            name = f"{variant}-seed{seed}"
+            study.scores[name] = [
+                _score(number, 0.28 + shift + hard[number // 2] + draw.gauss(0, 0.02)) for number in range(pairs)
+            ]
+            study.trials.append(_trial(name, variant, seed, shift, study.scores[name]))
+    return study
+
+
+def _score(number: int, rouge1: float) -> Score:
+    return Score(
+        id=f"pair-{number:03d}",
+        group=f"group-{number // 2:03d}",
+        metrics={metric: min(1.0, max(0.0, rouge1 * scale)) for metric, scale in SCALE.items()},
+        prediction_words=40,
+        reference_words=44,
+        stopped="end_token",
+        looping=False,
+    )
+
+
+def _trial(name: str, variant: str, seed: int, shift: float, scores: Sequence[Score]) -> TrialResult:
+    draw = random.Random(name)
+    steps = 120
+    losses = [1.5 - 10 * shift + 1.4 * math.exp(-step / 30) + draw.gauss(0, 0.05) for step in range(1, steps + 1)]
+    means = {metric: fmean(row.metrics[metric] for row in scores) for metric in METRICS}
+    return TrialResult(
+        name=name,
+        variant=variant,
+        seed=seed,
+        status="completed",
+        remark="",
+        optimizer_steps=steps,
+        real_tokens=123_456,
+        final_loss=fmean(losses[-12:]),
+        validation_loss=1.6 - 10 * shift,
+        losses=tuple(enumerate(losses, 1)),
+        validation=tuple((step, 1.6 - 10 * shift + math.exp(-step / 30)) for step in (30, 60, 90, 120)),
+        metrics={
+            metric: Estimate(mean=mean, low=mean - 0.02, high=mean + 0.02, level=0.95, n=len(scores), groups=30)
+            for metric, mean in means.items()
+        },
+        minutes=12.0 + draw.random(),
+        peak_memory_bytes=1_800_000_000,
+    )
