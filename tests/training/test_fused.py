@@ -8,7 +8,7 @@ import torch
 from vademecum.config import LoraConfig
 from vademecum.models import attach_adapter
 from vademecum.training.engine import unwrapped_after
-from vademecum.training.fused import fuse_adapters, lora_linear, summed_cross_entropy
+from vademecum.training.fused import fuse_adapters, lora_linear, token_cross_entropy
 
 
 def build(dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> Any:
@@ -90,7 +90,7 @@ def test_the_loss_is_torchs_forward_and_back() -> None:
     (3 * expected).backward()  # type: ignore[no-untyped-call]
     gradient = logits.grad
     ours = logits.detach().clone().requires_grad_()
-    loss = summed_cross_entropy()(ours * 1.0, targets)
+    loss = token_cross_entropy()(ours * 1.0, targets).sum()
     (3 * loss).backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(ours.grad, gradient)
@@ -98,7 +98,7 @@ def test_the_loss_is_torchs_forward_and_back() -> None:
 
 def test_logits_that_something_else_still_needs_are_an_error_and_not_a_wrong_gradient() -> None:
     raw = torch.randn(3, 5, requires_grad=True)
-    loss = summed_cross_entropy()(raw.tanh(), torch.tensor([0, 1, 2]))
+    loss = token_cross_entropy()(raw.tanh(), torch.tensor([0, 1, 2])).sum()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()  # type: ignore[no-untyped-call]
 
@@ -106,4 +106,4 @@ def test_logits_that_something_else_still_needs_are_an_error_and_not_a_wrong_gra
 def test_a_logit_that_is_not_a_number_stays_one() -> None:
     logits = torch.zeros(2, 4)
     logits[0, 1] = float("nan")
-    assert summed_cross_entropy()(logits, torch.tensor([0, 0])).isnan()
+    assert token_cross_entropy()(logits, torch.tensor([0, 0])).isnan().tolist() == [True, False]

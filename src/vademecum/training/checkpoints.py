@@ -62,13 +62,22 @@ def newest_checkpoint(folder: Path, done: int, say: Callable[[str], None]) -> Pa
 
     Others after it are removed with a word to `say`, for they would count among those that are kept.
     """
+    return newest_reached(folder, lambda checkpoint: step_of(checkpoint) <= done, say)
+
+
+def newest_reached(folder: Path, reached: Callable[[Path], bool], say: Callable[[str], None]) -> Path | None:
+    """The whole checkpoint of the highest step in `folder` of which `reached` says that the logs go as far.
+
+    Others after it are removed with a word to `say`.
+    """
     passed: list[str] = []
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
-        if step_of(checkpoint) <= done and is_whole(checkpoint):
+        whole = is_whole(checkpoint)
+        if whole and reached(checkpoint):
             if passed:
                 say(f"{', '.join(passed)} cannot be gone on from: going back to {checkpoint.name}")
             return checkpoint
-        passed.append(f"{checkpoint.name} ({'incomplete or damaged' if step_of(checkpoint) <= done else 'rows lost'})")
+        passed.append(f"{checkpoint.name} ({'rows lost' if whole else 'incomplete or damaged'})")
         shutil.rmtree(checkpoint)
     if passed:
         say(f"{', '.join(passed)} cannot be gone on from: training starts anew")

@@ -28,16 +28,23 @@ def fuse_adapters(model: "Module") -> int:
     Layers with dropout, quantized weights, or another kind of adapter stay as they are. Undone by `unwrapped_after`.
     Returns how many layers were fused.
     """
+    apply = lora_linear()
+    layers = plain_layers(model)
+    for module in layers:
+        module.forward = partial(_forward, apply, module)
+    return len(layers)
+
+
+def plain_layers(model: "Module") -> list[Any]:
+    """The layers of `model` that are plain linear ones with a plain LoRA adapter, in the model's order."""
     import torch
     from peft.tuners.lora import Linear
 
-    apply = lora_linear()
-    fused = 0
-    for module in model.modules():
-        if isinstance(module, Linear) and type(module.base_layer) is torch.nn.Linear and _is_plain(module):
-            module.forward = partial(_forward, apply, module)
-            fused += 1
-    return fused
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, Linear) and type(module.base_layer) is torch.nn.Linear and _is_plain(module)
+    ]
 
 
 def _is_plain(module: Any) -> bool:  # noqa: ANN401  PEFT's layers are untyped here
@@ -98,14 +105,14 @@ def lora_linear() -> Callable[..., "Tensor"]:
     return apply
 
 
-def summed_cross_entropy() -> Callable[["Tensor", "Tensor"], "Tensor"]:
-    """The loss as a function: (logits (n, vocabulary) in float32, targets (n,)) → a scalar, in nats.
+def token_cross_entropy() -> Callable[["Tensor", "Tensor"], "Tensor"]:
+    """The loss as a function: (logits (n, vocabulary) in float32, targets (n,)) → (n,), in nats.
 
     It overwrites the logits; PyTorch raises an error where a model's last step still needs them.
     """
     import torch
 
-    class SummedCrossEntropy(torch.autograd.Function):
+    class TokenCrossEntropy(torch.autograd.Function):
         """Log-sum-exp with the largest logit taken out first, as ever."""
 
         @staticmethod
@@ -116,13 +123,13 @@ def summed_cross_entropy() -> Callable[["Tensor", "Tensor"], "Tensor"]:
             at_target = logits.gather(1, chosen)
             total = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
             ctx.save_for_backward(logits.div_(total).scatter_add_(1, chosen, -torch.ones_like(at_target)))
-            loss: Tensor = (total.log() + largest - at_target).sum()
-            return loss
+            losses: Tensor = (total.log() + largest - at_target).squeeze(1)
+            return losses
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401
             (gradient,) = ctx.saved_tensors
-            return gradient.mul_(grads[0]), None
+            return gradient.mul_(grads[0].unsqueeze(1)), None
 
-    apply: Callable[[Tensor, Tensor], Tensor] = SummedCrossEntropy.apply
+    apply: Callable[[Tensor, Tensor], Tensor] = TokenCrossEntropy.apply
     return apply

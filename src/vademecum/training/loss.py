@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vademecum.training.batching import collate
-from vademecum.training.fused import summed_cross_entropy
+from vademecum.training.fused import token_cross_entropy
 from vademecum.training.supervision import IGNORED, Example
 
 if TYPE_CHECKING:
@@ -31,7 +31,12 @@ def summed_loss(model: "Module", batch: Mapping[str, "Tensor"]) -> "Tensor":
 
 
 def loss_at(model: "Module", inputs: Mapping[str, "Tensor"], positions: "Tensor", targets: "Tensor") -> "Tensor":
-    """Summed cross entropy of the tokens `targets` (n,) that follow `positions` (n,), counted row after row.
+    """Summed cross entropy of the tokens `targets`, as `token_losses` gives it; a scalar."""
+    return token_losses(model, inputs, positions, targets).sum()
+
+
+def token_losses(model: "Module", inputs: Mapping[str, "Tensor"], positions: "Tensor", targets: "Tensor") -> "Tensor":
+    """Cross entropy (n,) of the tokens `targets` (n,) that follow `positions` (n,), counted row after row.
 
     The output layer sees only these positions: prompts and pads cost no row of vocabulary size. What a model does with
     its logits afterwards, such as scaling or soft caps, happens as ever, and so does everything that PEFT and
@@ -46,7 +51,7 @@ def loss_at(model: "Module", inputs: Mapping[str, "Tensor"], positions: "Tensor"
         logits = model(**inputs, use_cache=False).logits.squeeze(0)
     finally:
         hook.remove()
-    return summed_cross_entropy()(logits.float(), targets)
+    return token_cross_entropy()(logits.float(), targets)
 
 
 def mean_loss(model: "Module", examples: Sequence[Example], pad_id: int, most_tokens: int) -> float:

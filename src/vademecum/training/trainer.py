@@ -68,8 +68,8 @@ def train(
         release_memory()
     status: TrainingStatus = "diverged" if remark else "completed"
     if not remark:
-        status, remark = _judge(model, data)
-    return _summarise(history, sink, status, remark)
+        status, remark = judge(model, data)
+    return summarise(history, sink, status, remark)
 
 
 def _attempt(
@@ -101,7 +101,7 @@ def _attempt(
     return trainer.state.log_history, remark
 
 
-def _judge(model: "PeftModel", data: TrainingData) -> tuple[TrainingStatus, str]:
+def judge(model: "PeftModel", data: TrainingData) -> tuple[TrainingStatus, str]:
     """Whether a trained adapter is finite and has an effect, and what was found if not."""
     weights = _adapter_weights(model)
     if not all(weight.isfinite().all() for weight in weights.values()):
@@ -116,9 +116,10 @@ def _judge(model: "PeftModel", data: TrainingData) -> tuple[TrainingStatus, str]
     return ("completed", "") if change else ("unchanged", "the adapter does not change a single logit of a train row")
 
 
-def _summarise(
+def summarise(
     history: list[dict[str, Any]], sink: TrainingSink, status: TrainingStatus, remark: str
 ) -> TrainingSummary:
+    """What a training came to, from what was logged of its steps (`loss`) and validations (`eval_loss`)."""
     finished, seconds = sink.done(), sink.seconds()
     steps = [entry for entry in history if "loss" in entry and entry["step"] <= finished]
     validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
