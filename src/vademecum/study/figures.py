@@ -41,7 +41,7 @@ class Line:
 def loss_curves(lines: Sequence[Line], title: str) -> str:
     """Every trial's training loss, faint, with its running mean; the first line's level stands out as the baseline.
 
-    A diverged trial ends in a cross. Stretches of a long training are drawn by their highest loss, so that a spike stays.
+    A diverged trial ends in a cross. Stretches of a long training are drawn by their highest loss: a spike stays.
     """
     drawn = [line for line in lines if line.points]
     levels = list(dict.fromkeys(line.level for line in drawn))
@@ -87,9 +87,10 @@ def _legend(levels: Sequence[str], crossed: bool) -> list[str]:
     if crossed:
         entries.append(('<path transform="translate(11 0)" d="M-5-5L5 5M-5 5L5-5" class="cross"/>', "diverged"))
     rows = math.ceil(len(entries) / 2)
+    attributes = 'x="30" y="4" class="legend"'
     return [
         f'<svg x="{50 * (place % 2)}%" y="{-LEGEND_ROW * (rows - place // 2) + 2}" overflow="visible">'
-        f"{sample}{text('x="30" y="4" class="legend"', name)}</svg>"
+        f"{sample}{text(attributes, name)}</svg>"
         for place, (sample, name) in enumerate(entries)
     ]
 
@@ -114,7 +115,7 @@ def find_frontier(spots: Sequence[Spot]) -> list[int]:
 
 
 def cost_against_quality(spots: Sequence[Spot], spread: float, untrained: float | None, quality: str) -> str:
-    """Numbered spots over minutes; the frontier as steps, `spread` up and down as whiskers, the base model as a line."""
+    """Numbered spots over minutes; the frontier as steps, `spread` up and down as whiskers, the base a line."""
     values = [spot.score + sign * spread for spot in spots for sign in (-1, 1)]
     values += [] if untrained is None else [untrained]
     minutes = [spot.minutes for spot in spots]

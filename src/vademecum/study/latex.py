@@ -12,12 +12,16 @@ from vademecum.study.effects import BASELINE, VALIDATION_LOSS
 _SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", "−": "$-$", "–": "--", "±": r"$\pm$", "×": r"$\times$", "·": r"$\cdot$",
-    "…": r"\dots{}", "⟨": r"\textlangle{}", "⟩": r"\textrangle{}", "-": "{-}", "'": "{'}", "`": "{`}", '"': "''",
+    "…": r"\dots{}", "⟨": r"\textlangle{}", "⟩": r"\textrangle{}", '"': r"\textquotedbl{}",
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-    **{mark: f"{{{mark}}}" for mark in "[]*"},
+    **{mark: f"{{{mark}}}" for mark in "[]*-'`"},
 }  # fmt: skip
-"""`[` and `*` after a line's end would be read as its options; `--` and the quotes would melt into other characters."""
-_ANY = re.compile("|".join(re.escape(mark) for mark in _SPECIAL))
+"""`[` and `*` after a line's end would be read as its options."""
+_DOUBLED = "-'`"
+"""Two of them in a row would melt into another character."""
+_ANY = re.compile(
+    "|".join(f"{re.escape(mark)}(?={mark})" if mark in _DOUBLED else re.escape(mark) for mark in _SPECIAL)
+)
 
 EFFECT_METRICS = ("rouge1", "rouge2", "rougeL", VALIDATION_LOSS)
 
@@ -52,8 +56,8 @@ def _claims(claims: Sequence[ClaimResult], name: str) -> str:
     ]
     level = numbers.level(claims[0].level)
     caption = (
-        f"The claims of {escape(name)}. Differences are paired on the test pairs; the {escape(level)} intervals include "
-        "the variance between training seeds; $p$ is adjusted by Holm's method over all claims."
+        f"The claims of {escape(name)}. Differences are paired on the test pairs; the {escape(level)} intervals "
+        "include the variance between training seeds; $p$ is adjusted by Holm's method over all claims."
     )
     head = ("Claim", "Metric", "Difference", f"{level} interval", "$p$", "Verdict")
     return _table(r"p{0.3\linewidth}lrrrl", head, rows, (caption, "claims"))

@@ -132,8 +132,8 @@ def _forest(analysis: StudyAnalysis, metric: str) -> Iterator[Block]:
     absent = f" Without numbers: {', '.join(dict.fromkeys(without))}." if without else ""
     yield Figure(
         forest_plot(rows, f"{name}: level minus baseline", band=noise, left=left),
-        f"{name[0].upper()}{name[1:]} of each level minus the baseline's; {better} of zero the level is better. Filled: "
-        "the interval leaves out zero (circle: better, triangle: worse); hollow: it does not. The band is one standard "
+        f"{name[0].upper()}{name[1:]} of each level minus the baseline's; {better} of zero the level is better. "
+        "Filled: the interval leaves out zero (circle: better, triangle: worse); hollow: it does not. The band is one standard "
         f"deviation of the baseline over its seeds, ±{noise:.4f}: what another seed changes anyway.{absent}",
     )
 
@@ -254,12 +254,12 @@ def _limits(analysis: StudyAnalysis, material: StudyMaterial) -> tuple[str, ...]
     found = [
         "One corpus, one split, one set of test pairs and one base model: what is shown here is shown for them.",
         f"The variance between seeds is that of the baseline ({numbers.counted(len(config.baseline_seeds), 'seed')}), "
-        "taken for every variant. A variant whose training is less steady has wider intervals than those given.",
+        "taken for every variant. A variant whose training is less steady has wider intervals than those given here.",
     ]
     if len(config.seeds) == 1:
         found.append(
-            "Every variant but the baseline was trained with a single seed: how steady it is was not measured, and that "
-            "it diverged, or did not, was seen once."
+            "Every variant but the baseline was trained with a single seed: how steady it is was not measured, and "
+            "that it diverged, or did not, was seen once."
         )
     if config.design == "one-factor":
         found.append("One factor at a time: how the factors work together was not measured.")
@@ -267,8 +267,8 @@ def _limits(analysis: StudyAnalysis, material: StudyMaterial) -> tuple[str, ...]
         found.append(f"{unequal} Only what completed is compared, which favours a variant that fails now and then.")
     found += [
         "The interval of a validation loss covers the seeds alone, not the choice of validation pairs.",
-        "No real difference is judged for each claim by itself, without a correction for their number; a margin that is "
-        "chosen after the results are seen proves nothing.",
+        "No real difference is judged for each claim by itself, without a correction for their number; a margin that "
+        "is chosen after the results are seen proves nothing.",
         "A short training on a subset may order recipes otherwise than a full one.",
         "ROUGE measures the overlap of words with a reference answer, not whether an answer is correct or safe.",
     ]

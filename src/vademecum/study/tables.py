@@ -127,8 +127,8 @@ def trials_table(trials: Sequence[TrialResult]) -> Table:
         head,
         rows,
         text_columns=3,
-        caption="ROUGE of the tuned model with an interval over test pairs, which does not know of other seeds. Tokens: "
-        "trained on, padding not counted.",
+        caption="ROUGE of the tuned model with an interval over test pairs, which does not know of other seeds. "
+        "Tokens: trained on, padding not counted.",
     )
 
 
