@@ -71,7 +71,8 @@ def build_study(
         {
             "baseline": "paper",
             "factors": [
-                {"name": factor, "levels": [f"train.x={label}" for label in levels]} for factor, levels in LEVELS.items()
+                {"name": factor, "levels": [f"train.x={label}" for label in levels]}
+                for factor, levels in LEVELS.items()
             ],
             "seeds": list(range(seeds)),
             "claims": list(claims),

@@ -139,7 +139,7 @@ class Court:
         verdict, p_holm = judged
         behind = _behind(effect, p_holm)
         measured = (
-            f"{effect.variant} minus {effect.against} in {metric_name(effect.metric)} is "
+            f"{called(effect.variant)} minus {called(effect.against)} in {metric_name(effect.metric)} is "
             f"{numbers.difference(effect.difference)} ({behind})"
         )
         if verdict in ("reproduced", "contradicted"):
@@ -161,34 +161,38 @@ class Court:
     def _with_remarks(self, text: str, case: Case) -> str:
         """And what is missing: a variant is not judged by its survivors in silence."""
         incomplete = [name for name in (case.variant, case.against) if self._incomplete(name)]
-        return "; ".join([text, *(self._told(name) for name in incomplete)]) + "."
+        return _sentence("; ".join([text, *(self._told(name) for name in incomplete)]))
 
     def _without_scores(self, case: Case) -> tuple[StudyVerdict, str]:
         if case.variant == case.against:
-            return "not shown", f"Both are the same trials, those of {case.variant}."
+            return "not shown", f"Both are the same trials, those of {called(case.variant)}."
         upward = case.claim.direction == "higher"
         variant_wins = upward == (case.claim.metric != VALIDATION_LOSS)
         winner, loser = (case.variant, case.against) if variant_wins else (case.against, case.variant)
         won = self._statuses(winner)
         if self._all_diverged(loser) and "diverged" not in won and "completed" in won:
             return "reproduced", (
-                f"There are no scores to compare: {loser} diverged in {_all_of(len(self._statuses(loser)))}, {winner} "
-                f"in none of its {numbers.counted(len(won), 'trial')}."
+                f"There are no scores to compare: {called(loser)} diverged in {_all_of(len(self._statuses(loser)))}, "
+                f"{called(winner)} in none of its {numbers.counted(len(won), 'trial')}."
             )
         incomplete = [name for name in (case.variant, case.against) if self._incomplete(name)]
         reasons = [self._told(name) for name in incomplete]
         if BASELINE not in incomplete and len(self.results.measured(BASELINE, case.claim.metric)) < 2:
             reasons.append("the noise floor takes two completed trials of the baseline or more")
-        return "not shown", f"Nothing can be compared: {'; '.join(reasons) or 'they have no scores on the same test pairs'}."
+        return (
+            "not shown",
+            f"Nothing can be compared: {'; '.join(reasons) or 'they have no scores on the same test pairs'}.",
+        )
 
     def _divergence(self, case: Case) -> tuple[StudyVerdict, str]:
         found = self._statuses(case.variant)
         if self._all_diverged(case.variant):
-            return "reproduced", f"{case.variant} diverged in {_all_of(len(found))}."
+            return "reproduced", _sentence(f"{called(case.variant)} diverged in {_all_of(len(found))}")
         told = self._told(case.variant)
         if len(found) < self._declared(case.variant) or "diverged" in found or "failed" in found:
             return "not shown", f"{told[0].upper()}{told[1:]}."
-        return "contradicted", f"{case.variant} diverged in none of its {numbers.counted(len(found), 'trial')}."
+        trials = numbers.counted(len(found), "trial")
+        return "contradicted", _sentence(f"{called(case.variant)} diverged in none of its {trials}")
 
     def _statuses(self, variant: str) -> list[str]:
         return [trial.status for trial in self.results.trials.get(variant, ())]
@@ -208,13 +212,18 @@ class Court:
         """Such as `of the 3 trials of warmup=0, 1 is completed, 1 diverged and 1 has not been run`."""
         found, declared = self._statuses(variant), self._declared(variant)
         if not found:
-            return f"{variant} has not been run"
+            return f"{called(variant)} has not been run"
         words = {"completed": "completed", "diverged": "diverged", "failed": "failed", "unchanged": "changed nothing"}
         parts = [f"{found.count(status)} {word}" for status, word in words.items() if status in found]
         if len(found) < declared:
             parts.append(f"{declared - len(found)} not run yet")
         listed = f"{', '.join(parts[:-1])} and {parts[-1]}" if parts[1:] else parts[0]
-        return f"of {numbers.counted(max(declared, len(found)), 'trial')} of {variant}: {listed}"
+        return f"of {numbers.counted(max(declared, len(found)), 'trial')} of {called(variant)}: {listed}"
+
+
+def called(variant: str) -> str:
+    """A variant inside a sentence."""
+    return "the baseline" if variant == BASELINE else variant
 
 
 def metric_name(metric: str) -> str:
@@ -248,8 +257,9 @@ def _compared(effect: Effect) -> str:
     size = numbers.score(abs(effect.difference))
     direction = "higher" if effect.difference > 0 else "lower"
     if effect.metric == VALIDATION_LOSS:
-        return f"{effect.variant} has a validation loss {size} {direction} than {effect.against}"
-    return f"{effect.variant} scores {size} {direction} than {effect.against} in {metric_name(effect.metric)}"
+        return f"{called(effect.variant)} has a validation loss {size} {direction} than {called(effect.against)}"
+    where = metric_name(effect.metric)
+    return f"{called(effect.variant)} scores {size} {direction} than {called(effect.against)} in {where}"
 
 
 def _behind(effect: Effect, p_holm: float) -> str:
@@ -262,6 +272,11 @@ def _behind(effect: Effect, p_holm: float) -> str:
         f"{numbers.difference(effect.high)}, {tested}{seeds_against(effect.seeds, effect.against_seeds)}, "
         f"p {p if p.startswith('<') else f'= {p}'} after Holm"
     )
+
+
+def _sentence(text: str) -> str:
+    """With its stop; a variant's name keeps its small letter."""
+    return f"{f'T{text[1:]}' if text.startswith('the baseline') else text}."
 
 
 def _completed(status: str) -> bool:
