@@ -67,8 +67,8 @@ def _run(material: ReportMaterial) -> dict[str, Any]:
         "name": material.name,
         "config_digest": material.config_digest,
         "command": material.command,
-        "base": _base(material),
-        "base_name": _base_name(material),
+        "base": base_in_words(material.config.model.name, material.base),
+        "base_name": base_name(material.config.model.name, material.base),
         "base_is_local": material.base == LOCAL,
         "base_digest": material.plan["base_digest"],
         "seed": material.config.seed,
@@ -84,18 +84,17 @@ def _run(material: ReportMaterial) -> dict[str, Any]:
     }
 
 
-def _base_name(material: ReportMaterial) -> str:
+def base_name(model: str, origin: str) -> str:
     """The base model's name: a hub id, or the last part of a path, never the path."""
-    name = material.config.model.name
-    if name == "smollm2-135m":
+    if model == "smollm2-135m":
         return "SmolLM2-135M-Instruct"
-    return file_name(name) if material.base == LOCAL else name
+    return file_name(model) if origin == LOCAL else model
 
 
-def _base(material: ReportMaterial) -> str:
+def base_in_words(model: str, origin: str) -> str:
     """The base model called what it is: its name, and where the weights come from."""
-    name = _base_name(material)
-    return material.base if name in material.base else f"{name} ({material.base})"
+    name = base_name(model, origin)
+    return origin if name in origin else f"{name} ({origin})"
 
 
 def _training(material: ReportMaterial) -> dict[str, Any] | None:

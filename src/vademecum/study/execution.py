@@ -6,18 +6,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vademecum.config import RunConfig, load_config
-from vademecum.errors import RunError
 from vademecum.hardware import probe_hardware
 from vademecum.planning import Plan
 from vademecum.runs import Run
 from vademecum.stages import Observer, Road, run_shared
 from vademecum.stopping import Stop
-from vademecum.study.analysis import StudyAnalysis, analyse
+from vademecum.study.analysis import StudyAnalysis
 from vademecum.study.declaration import StudyConfig
 from vademecum.study.design import Design, Trial, anchored, lay_out_design
 from vademecum.study.executors import Executor, Task
 from vademecum.study.folder import StudyFolder
 from vademecum.study.sizing import Sizing, size_study
+from vademecum.study.verdict import judge
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def run_study(study: StudyConfig, path: Path, setting: Setting) -> StudyAnalysis
         design, sizing = prepare_study(study, folder, setting)
         trials = size_trials(design, sizing)
         _run_trials(folder, trials, setting)
-        return judge(design, trials, folder)
+        return judge(design, trials, sizing, folder)
 
 
 def prepare_study(study: StudyConfig, folder: StudyFolder, setting: Setting) -> tuple[Design, Sizing]:
@@ -122,30 +122,3 @@ def trial_run(path: Path, name: str) -> tuple[Run, RunConfig, Run]:
     """
     run = Run.open(path / "trials" / name)
     return run, load_config(run.file("config.json")), Run.open(path / "shared")
-
-
-def judge(design: Design, trials: Sequence[Trial], folder: StudyFolder) -> StudyAnalysis:
-    """Read what the trials came to, and write the verdicts.
-
-    Raises:
-        RunError: not one trial has come to an end.
-    """
-    found = {trial.name: result for trial in trials if (result := folder.result(trial))}
-    if not any(result.status != "failed" for result in found.values()):
-        words = next((result.remark for result in found.values()), "none was begun")
-        raise RunError(f"not one trial came to an end: {words}", hint=f"see the logs in {folder.path / 'trials'}")
-    scores = {
-        trial.name: folder.scores(trial)
-        for trial in trials
-        if trial.name in found and found[trial.name].status == "completed"
-    }
-    analysis = analyse(
-        design.study,
-        design.factors,
-        list(found.values()),
-        scores,
-        folder.shared_scores("base"),
-        design.baseline.evaluate,
-    )
-    folder.files.write_json("study.json", analysis.model_dump(mode="json"))
-    return analysis

@@ -1,0 +1,69 @@
+"""What a study's trials say together: study.json and the report."""
+
+import shlex
+from collections.abc import Sequence
+
+from vademecum.errors import RunError
+from vademecum.planning import Plan
+from vademecum.report import base_in_words, file_name
+from vademecum.study.analysis import StudyAnalysis, analyse
+from vademecum.study.design import Design, Trial
+from vademecum.study.folder import StudyFolder
+from vademecum.study.latex import render_study_latex
+from vademecum.study.report import StudyMaterial, render_study_html, render_study_markdown
+from vademecum.study.sizing import Sizing
+
+
+def judge(design: Design, trials: Sequence[Trial], sizing: Sizing, folder: StudyFolder) -> StudyAnalysis:
+    """Read what the trials came to, finished or not, and write the verdicts.
+
+    Raises:
+        RunError: not one trial has come to an end.
+    """
+    found = {trial.name: result for trial in trials if (result := folder.result(trial))}
+    if all(result.status == "failed" for result in found.values()):
+        words = next((result.remark for result in found.values()), "none was begun")
+        raise RunError(f"not one trial came to an end: {words}", hint=f"see the logs in {folder.path / 'trials'}")
+    completed = [trial for trial in trials if trial.name in found and found[trial.name].status == "completed"]
+    analysis = analyse(
+        design.study,
+        design.factors,
+        list(found.values()),
+        {trial.name: folder.scores(trial) for trial in completed},
+        folder.shared_scores("base"),
+        design.baseline.evaluate,
+    )
+    material = _material(design, sizing, folder)
+    folder.files.write_json("study.json", analysis.model_dump(mode="json"))
+    folder.files.write_text("study.md", render_study_markdown(analysis, material))
+    folder.files.write_text("study.html", render_study_html(analysis, material))
+    folder.files.write_text("study.tex", render_study_latex(analysis, material.name))
+    return analysis
+
+
+def _material(design: Design, sizing: Sizing, folder: StudyFolder) -> StudyMaterial:
+    plan = folder.shared.read_record("plan.json", Plan)
+    entry = folder.shared.entries()["plan"]
+    remarks = []
+    if sizing.warmup_steps:
+        remarks.append(
+            f"The warmup counts were meant for {design.study.reference_steps:,} steps; all keep that proportion to the "
+            f"{sizing.optimizer_steps['baseline']:,} steps of the baseline, or to those of their own variant."
+        )
+    return StudyMaterial(
+        name=folder.files.name,
+        config=design.study.model_copy(update={"set": tuple(map(_without_path, design.study.set))}),
+        base=base_in_words(design.baseline.model.name, plan.base),
+        corpus=file_name(design.baseline.corpus.source),
+        train_pairs=sizing.train_pairs,
+        device=f"{plan.device}, {plan.dtype}",
+        versions=entry.versions,
+        command=shlex.join(["vade", "study", f"studies/{folder.files.name}/study-config.json"]),
+        remarks=tuple(remarks),
+    )
+
+
+def _without_path(override: str) -> str:
+    """An override as a public report may show it: of a path the last part."""
+    name, _, value = override.partition("=")
+    return f"{name}={file_name(value)}" if name in ("corpus.source", "model.name") else override
