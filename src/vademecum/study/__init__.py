@@ -1,0 +1,1 @@
+"""Studies: many runs, compared, with the noise told apart from the effect."""
