@@ -96,13 +96,13 @@ def test_cores_are_those_of_the_affinity_and_the_quota(
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     write(system, "sys/fs/cgroup/cpu.max", quota)
-    assert module._usable_cores() == cores
+    assert module.usable_cores() == cores
 
 
 def test_cores_without_a_container(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     monkeypatch.setattr(os, "cpu_count", lambda: 10)
-    assert module._usable_cores() == 10
+    assert module.usable_cores() == 10
 
 
 def test_memory_is_the_containers_where_that_is_less(system: Path) -> None:

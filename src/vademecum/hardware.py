@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -59,8 +60,6 @@ class Hardware(Record):
     """CUDA's; bfloat16 is in hardware from (8, 0) on, emulated below."""
     matmul_flops: dict[str, float]
     """Measured floating-point operations per second of a large matrix product, per dtype; empty if not measured."""
-    device_count: int = 1
-    """CUDA devices that this process may use; 1 on everything else."""
 
     @property
     def label(self) -> str:
@@ -73,15 +72,9 @@ class Hardware(Record):
 
 def probe_hardware(*, rates_cache: Path | None = None) -> Hardware:
     """Look at this machine; with the folder `rates_cache`, also time matrix products, and keep the best rates there."""
-    import psutil
     import torch
 
-    limit = _cgroup_number("memory.max", "memory/memory.limit_in_bytes")
-    used = _cgroup_number("memory.current", "memory/memory.usage_in_bytes") or 0
-    memory = psutil.virtual_memory()
-    total, free = int(memory.total), int(memory.available)
-    if limit is not None and limit < total:
-        total, free = limit, min(free, max(limit - used, 0))
+    total, free = machine_memory_bytes()
     device: Device = "cpu"
     name, device_memory, capability = _cpu_name(), total, None
     if torch.cuda.is_available():
@@ -92,7 +85,7 @@ def probe_hardware(*, rates_cache: Path | None = None) -> Hardware:
         device, name = "mps", "Apple GPU"
     found = Hardware(
         cpu=_cpu_name(),
-        cores=_usable_cores(),
+        cores=usable_cores(),
         instruction_sets=_instruction_sets(),
         memory_bytes=total,
         memory_free_bytes=free,
@@ -101,9 +94,54 @@ def probe_hardware(*, rates_cache: Path | None = None) -> Hardware:
         device_memory_bytes=device_memory,
         compute_capability=capability,
         matmul_flops={},
-        device_count=torch.cuda.device_count() if device == "cuda" else 1,
     )
     return found if rates_cache is None else found.model_copy(update={"matmul_flops": _rates(found, rates_cache)})
+
+
+def machine_memory_bytes() -> tuple[int, int]:
+    """All memory of this machine, or the container's limit; and what of it is free."""
+    import psutil
+
+    limit = _cgroup_number("memory.max", "memory/memory.limit_in_bytes")
+    used = _cgroup_number("memory.current", "memory/memory.usage_in_bytes") or 0
+    memory = psutil.virtual_memory()
+    total, free = int(memory.total), int(memory.available)
+    if limit is not None and limit < total:
+        return limit, min(free, max(limit - used, 0))
+    return total, free
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: affinity and container quota counted."""
+    cores = len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(int(quota) / int(period))))
+
+
+def gpu_free_bytes() -> dict[str, int]:
+    """Every NVIDIA GPU that this process may use, as CUDA_VISIBLE_DEVICES names it → its free memory.
+
+    The driver's own tool is asked: torch would open a context on each, which takes hundreds of megabytes.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None and not given.strip(" ,"):
+        return {}
+    chosen = [f"--id={given}"] if given else []
+    try:
+        told = subprocess.run(
+            ["nvidia-smi", "--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits", *chosen],  # noqa: S607  wherever the driver put it
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):  # no NVIDIA driver, or none of these GPUs
+        return {}
+    rows = [line.split(",") for line in told.stdout.splitlines()]
+    # A GPU that shares the machine's memory has no number of its own.
+    return {name: int(free) << 20 if free.strip().isdigit() else sys.maxsize for name, free in rows}
 
 
 def process_memory_bytes() -> int:
@@ -272,15 +310,6 @@ def _matmul_flops(dtype: str, device: Device, seconds: float = 0.4) -> float:
         elapsed = time.perf_counter() - started
         best, spent = min(best, elapsed), spent + elapsed
     return 2 * rows * side * side / best
-
-
-def _usable_cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(int(quota) / int(period))))
 
 
 def _cgroup_number(version_2: str, version_1: str) -> int | None:

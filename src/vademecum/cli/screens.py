@@ -1,6 +1,7 @@
 """What the commands show, as tables and plain sentences."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from vademecum.runs import Run
 if TYPE_CHECKING:
     from vademecum.stages import Observer
     from vademecum.stages.audit import TrainingAudit
+    from vademecum.study.analysis import StudyAnalysis
+    from vademecum.study.search import SearchResult
 
 METRIC_NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 NOT_ADVICE = "A research result, not medical advice."
@@ -225,6 +228,34 @@ def show_hardware(hardware: Hardware, dtype: str, reason: str) -> None:
     table.add_row("will compute on", hardware.device)
     table.add_row("in", f"{dtype}: {reason}")
     console.print(table)
+
+
+def show_study(found: "StudyAnalysis", folder: Path) -> None:
+    """The last screen of a study: each claim with its verdict, and what is still missing."""
+    for row in found.claims:
+        console.print(Text(f"{row.verdict}: {row.name}. {row.reason}"))
+    if found.missing:
+        console.print(Text(f"not run yet: {', '.join(found.missing)}"))
+    ended = Counter(trial.status for trial in found.trials)
+    console.print(f"\n{', '.join(f'{count} {status}' for status, count in ended.items())}")
+    console.print(f"Report: {folder / 'study.html'}   {NOT_ADVICE}", soft_wrap=True)
+
+
+def show_search(found: "SearchResult", folder: Path) -> None:
+    """The last screen of a search: what was tried, the best first, and what it is worth on test pairs."""
+    table = Table(title="trials by validation loss", title_justify="left")
+    for name in ("trial", "settings", "status", "validation loss"):
+        table.add_column(name)
+    for row in sorted(found.trials, key=lambda row: (row.validation_loss is None, row.validation_loss)):
+        settings = ", ".join(f"{name.partition('.')[2]} {value}" for name, value in row.settings.items())
+        loss = "" if row.validation_loss is None else f"{row.validation_loss:.4f}"
+        table.add_row(row.name, settings, row.status, loss)
+    console.print(table)
+    if not found.comparisons:
+        console.print("No settings had a lower validation loss than the baseline's.")
+    for comparison in found.comparisons:
+        console.print(Text(_sentence(comparison)))
+    console.print(f"\nThe best configuration: {folder / 'best.json'}   {NOT_ADVICE}", soft_wrap=True)
 
 
 def show_comparison(rows: Sequence[Comparison], run_a: Path, run_b: Path, system: str) -> None:

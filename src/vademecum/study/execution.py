@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vademecum.config import RunConfig, load_config
-from vademecum.hardware import probe_hardware
+from vademecum.hardware import gpu_free_bytes, usable_cores
 from vademecum.planning import Plan
 from vademecum.runs import Run
 from vademecum.stages import Observer, Road, run_shared
@@ -66,7 +66,8 @@ def prepare_study(study: StudyConfig, folder: StudyFolder, setting: Setting) -> 
 
 
 def _lanes(plan: Plan) -> int:
-    return probe_hardware().device_count if plan.device == "cuda" else 1
+    """Trials side by side that do not slow one another down."""
+    return max(1, len(gpu_free_bytes())) if plan.device == "cuda" else 1
 
 
 def size_trials(design: Design, sizing: Sizing) -> list[Trial]:
@@ -108,7 +109,7 @@ def trial_task(folder: StudyFolder, name: str, plan: Plan, setting: Setting, *, 
         name=name,
         command=(*command, "--until", until),
         log=folder.path / "trials" / name / "trial.log",
-        threads=max(1, probe_hardware().cores // (_lanes(plan) if cuda else setting.at_once)),
+        threads=max(1, usable_cores() // (_lanes(plan) if cuda else setting.at_once)),
         memory_bytes=max(plan.predicted_peak_bytes.values()),
         gpus=1.0 if cuda else 0.0,
     )
