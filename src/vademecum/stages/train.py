@@ -151,8 +151,8 @@ def scored_systems(run: Run, config: RunConfig) -> tuple[System, ...]:
 
 
 def has_adapter(run: Run) -> bool:
-    """Whether training, finished before this, gave an adapter that has an effect."""
-    return _summary(run).status == "completed"
+    """Whether there was a training, and it gave an adapter that has an effect."""
+    return run.file("training.json").is_file() and _summary(run).status == "completed"
 
 
 def check_trained(run: Run) -> None:

@@ -133,7 +133,8 @@ def _forest(analysis: StudyAnalysis, metric: str) -> Iterator[Block]:
     yield Figure(
         forest_plot(rows, f"{name}: level minus baseline", band=noise, left=left),
         f"{name[0].upper()}{name[1:]} of each level minus the baseline's; {better} of zero the level is better. "
-        "Filled: the interval leaves out zero (circle: better, triangle: worse); hollow: it does not. The band is one standard "
+        "Filled: the interval leaves out zero (circle: better, triangle: worse); hollow: it does not. "
+        "The band is one standard "
         f"deviation of the baseline over its seeds, ±{noise:.4f}: what another seed changes anyway.{absent}",
     )
 
