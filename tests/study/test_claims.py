@@ -34,7 +34,9 @@ def test_a_claim_is_reproduced_where_the_claimed_side_is_shown() -> None:
     assert (claim.verdict, claim.variant, claim.against) == ("reproduced", BASELINE, ADAFACTOR)
     assert claim.low is not None and claim.low > 0
     assert claim.p_holm is not None and claim.p_holm < ALPHA
-    assert re.match(r"The baseline scores 0\.\d+ higher than optimizer=adafactor in ROUGE-L \(95 % interval", claim.reason)
+    assert re.match(
+        r"The baseline scores 0\.\d+ higher than optimizer=adafactor in ROUGE-L \(95 % interval", claim.reason
+    )
     assert "60 test pairs in 30 groups, 5 seeds against 2" in claim.reason
     assert claim.needed is None
 
@@ -226,9 +228,7 @@ def test_where_neither_seeds_nor_pairs_suffice_it_takes_both() -> None:
 def test_a_study_goes_through_json_and_back_with_a_loss_that_is_none() -> None:
     study = build_study({DIVERGING: 0.0}, [DIVERGES, HIGHER]).ended("diverged", f"{DIVERGING}-seed0")
     broken = {"losses": ((1, 2.0), (2, math.nan), (3, math.inf)), "final_loss": math.nan}
-    study.trials = [
-        trial.model_copy(update=broken) if trial.status == "diverged" else trial for trial in study.trials
-    ]
+    study.trials = [trial.model_copy(update=broken) if trial.status == "diverged" else trial for trial in study.trials]
     found = study.analysed()
     assert StudyAnalysis.model_validate_json(found.model_dump_json()) == found
     assert [trial.losses for trial in found.trials if trial.status == "diverged"] == [((1, 2.0),)]

@@ -46,7 +46,8 @@ def test_the_variance_is_that_of_the_pairs_and_that_of_the_seeds(results: Result
     by_pair = [ours - theirs for ours, theirs in zip(means["optimizer=adafactor"], means[BASELINE], strict=True)]
     by_group = [(by_pair[i] + by_pair[i + 1]) / 2 for i in range(0, len(by_pair), 2)]
     between_seeds = stdev(
-        fmean(row.metrics["rouge1"] for row in results.scores[trial.name].values()) for trial in results.trials[BASELINE]
+        fmean(row.metrics["rouge1"] for row in results.scores[trial.name].values())
+        for trial in results.trials[BASELINE]
     )
     error = math.sqrt(stdev(by_group) ** 2 / len(by_group) + between_seeds**2 * (1 / 2 + 1 / 5))
 
