@@ -194,8 +194,9 @@ def _costs(analysis: StudyAnalysis) -> Iterator[Block]:
     yield Figure(
         cost_against_quality(spots, floor.sd if floor else 0.0, base.mean if base else None, name),
         f"Mean {name} over mean minutes of each variant's completed trials, numbered as in the table. Dashed: the "
-        "frontier, which no cheaper variant beats. Dotted: the untrained base model. Whiskers: one standard "
-        "deviation of the noise floor; where they overlap, the order is not shown. Minutes hold for the machine named below, and for what else it had to do.",
+        "frontier, which no cheaper variant beats. Dotted: the untrained base model. Whiskers: one standard deviation "
+        "of the noise floor; where they overlap, the order is not shown. Minutes hold for the machine named below, and "
+        "for what else it had to do.",
     )
     yield tables.costs_table(spots, find_frontier(spots), name)
 
