@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from vademecum.report.plain import visible
+
 MOST_POINTS = 300
 """Points of a curve; longer ones are averaged over stretches, which no screen would show apart."""
 CHART_HEIGHT = 220
@@ -95,7 +97,7 @@ def x_axis(ticks: Sequence[float], along: Scale, name: str, *, whole: bool = Tru
 
 def text(attributes: str, content: str) -> str:
     """Escaped text; the attributes are ours."""
-    return f"<text {attributes}>{escape(content)}</text>"
+    return f"<text {attributes}>{escape(visible(content))}</text>"
 
 
 def decimals(ticks: Sequence[float]) -> int:
@@ -114,5 +116,5 @@ def svg(parts: Sequence[str], *, title: str, height: float, margins: tuple[int, 
     style = f"display:block;overflow:visible;margin:{above}px {right}px 0 {left}px;width:calc(100% - {left + right}px)"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" height="{height:g}" style="{style}">'
-        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
+        f"<title>{escape(visible(title))}</title>{''.join(parts)}</svg>"
     )

@@ -82,7 +82,7 @@ def _peaks(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def _legend(levels: Sequence[str], crossed: bool) -> list[str]:
     """Two columns above the chart, each entry with a sample of its line."""
     entries = [
-        (f'<line x1="0" x2="22" y1="0" y2="0" class="line {_style(i)}"/>', levels[i]) for i in range(len(levels))
+        (f'<line x1="0" x2="22" y1="0" y2="0" class="line key {_style(i)}"/>', levels[i]) for i in range(len(levels))
     ]
     if crossed:
         entries.append(('<path transform="translate(11 0)" d="M-5-5L5 5M-5 5L5-5" class="cross"/>', "diverged"))
@@ -126,7 +126,6 @@ def cost_against_quality(spots: Sequence[Spot], spread: float, untrained: float 
     if untrained is not None:
         y = down(up, untrained)
         parts.append(f'<line x1="0" x2="100%" y1="{y:g}" y2="{y:g}" class="untrained"/>')
-        parts.append(text(f'x="100%" y="{y - 6:g}" text-anchor="end" class="tick"', "base model, untrained"))
     parts.append(curve(_steps([spots[place] for place in frontier]), along, up, "frontier"))
     for place, spot in enumerate(spots):
         kind = "spot" + (" baseline" if spot.is_baseline else "") + (" best" if place in frontier else "")

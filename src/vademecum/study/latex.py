@@ -12,7 +12,7 @@ from vademecum.study.effects import BASELINE, VALIDATION_LOSS
 _SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", "−": "$-$", "–": "--", "±": r"$\pm$", "×": r"$\times$", "·": r"$\cdot$",
-    "…": r"\dots{}", "⟨": r"\textlangle{}", "⟩": r"\textrangle{}", '"': r"\textquotedbl{}",
+    "…": r"\dots{}", "⟨": r"\textlangle{}", "⟩": r"\textrangle{}", '"': "''",
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
     **{mark: f"{{{mark}}}" for mark in "[]*-'`"},
 }  # fmt: skip

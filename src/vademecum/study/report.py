@@ -133,9 +133,8 @@ def _forest(analysis: StudyAnalysis, metric: str) -> Iterator[Block]:
     yield Figure(
         forest_plot(rows, f"{name}: level minus baseline", band=noise, left=left),
         f"{name[0].upper()}{name[1:]} of each level minus the baseline's; {better} of zero the level is better. "
-        "Filled: the interval leaves out zero (circle: better, triangle: worse); hollow: it does not. "
-        "The band is one standard "
-        f"deviation of the baseline over its seeds, ±{noise:.4f}: what another seed changes anyway.{absent}",
+        "Filled: the interval leaves out zero (circle: better, triangle: worse); hollow: it does not. The band is one "
+        f"standard deviation of the baseline over its seeds, ±{noise:.4f}: what another seed changes anyway.{absent}",
     )
 
 
@@ -195,8 +194,9 @@ def _costs(analysis: StudyAnalysis) -> Iterator[Block]:
     yield Figure(
         cost_against_quality(spots, floor.sd if floor else 0.0, base.mean if base else None, name),
         f"Mean {name} over mean minutes of each variant's completed trials, numbered as in the table. Dashed: the "
-        "frontier, which no cheaper variant beats. Whiskers: one standard deviation of the noise floor; where they "
-        "overlap, the order is not shown. Minutes hold for the machine named below, and for what else it had to do.",
+        "frontier, which no cheaper variant beats. Dotted: the untrained base model. Whiskers: one standard deviation "
+        "of the noise floor; where they overlap, the order is not shown. Minutes hold for the machine named below, and "
+        "for what else it had to do.",
     )
     yield tables.costs_table(spots, find_frontier(spots), name)
 
