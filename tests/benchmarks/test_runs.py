@@ -13,7 +13,7 @@ from benchmarks.train_speed import Outcome, run, speedup
 from benchmarks.training_block import Arm, Begun, Block, Message, Rate, Step
 from benchmarks.workload import Subject, Workload, token_counts
 
-from benchmarks import generate_speed, train_speed
+from benchmarks import generate_speed, shared_base, train_speed
 from vademecum.testing import tiny_pairs
 
 
@@ -123,3 +123,15 @@ def test_a_rival_without_a_step_gives_a_bound() -> None:
     rounds: list[dict[Arm, Outcome]] = [{"grouped": outcome("grouped", 1.0), "trl": outcome("trl", unfinished=4.0)}]
     assert speedup(rounds, ("trl",)) == figure([25.0], "ratio at least", 0)
     assert train_speed.figures(rounds)["train.tokens_per_second.trl"] == figure([4.0], "tokens/s at most", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("sample_only")
+def test_shared_base(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--model", str(tiny_checkpoint), "--members", "3", "--device", "cpu")
+    found = figures(shared_base.main, monkeypatch, tmp_path / "result.json", *options)
+    for suffix in ("", ".seeds"):
+        assert found[f"shared_base.speedup{suffix}"]["n"] == 6
+        assert found[f"shared_base.loss_difference{suffix}"]["high"] < 1e-4
+        assert found[f"shared_base.update_difference{suffix}"]["high"] < 1e-3
