@@ -37,6 +37,7 @@ bench: $(VENV)/.dev
 	$(VENV)/bin/python -m benchmarks.train_speed $(if $(QUICK),--quick)
 	$(if $(QUICK),,$(VENV)/bin/python -m benchmarks.train_speed --model tinyllama)
 	$(VENV)/bin/python -m benchmarks.generate_speed $(if $(QUICK),--quick)
+	$(VENV)/bin/python -m benchmarks.shared_base $(if $(QUICK),--quick)
 	$(VENV)/bin/python -m benchmarks.plan_accuracy $(if $(QUICK),--quick)
 
 docs: $(VENV)/.dev

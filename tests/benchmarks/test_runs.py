@@ -13,7 +13,7 @@ from benchmarks.train_speed import Outcome, run, speedup
 from benchmarks.training_block import Arm, Begun, Block, Message, Rate, Step
 from benchmarks.workload import Subject, Workload, token_counts
 
-from benchmarks import generate_speed, train_speed
+from benchmarks import generate_speed, shared_base, train_speed
 from vademecum.testing import tiny_pairs
 
 
@@ -139,3 +139,15 @@ def test_later_sittings_add_rounds_done_in_the_same_way(tmp_path: Path) -> None:
     assert train_speed.figures(found)["train.speedup_over_paper"] == figure([4.0, 2.0], "ratio", 2)
     with pytest.raises(SystemExit, match="other settings"):
         train_speed.earlier_rounds(file, "smollm2", {**settings, "dtype": "bfloat16"})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("sample_only")
+def test_shared_base(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--model", str(tiny_checkpoint), "--members", "3", "--device", "cpu")
+    found = figures(shared_base.main, monkeypatch, tmp_path / "result.json", *options)
+    for suffix in ("", ".seeds"):
+        assert found[f"shared_base.speedup{suffix}"]["n"] == 6
+        assert found[f"shared_base.loss_difference{suffix}"]["high"] < 1e-4
+        assert found[f"shared_base.update_difference{suffix}"]["high"] < 1e-3

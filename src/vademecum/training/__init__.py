@@ -4,6 +4,7 @@ from vademecum.training.adaptations import NOT_REPEATED, Adaptation
 from vademecum.training.arguments import WARMUP_SHARE, check_arguments
 from vademecum.training.batching import Layout, lay_out
 from vademecum.training.loss import evaluation_rate
+from vademecum.training.shared_base import Member, SharedAdapters, Sharing, can_share, train_together
 from vademecum.training.supervision import (
     Example,
     SupervisionAudit,
@@ -20,6 +21,9 @@ __all__ = [
     "Adaptation",
     "Example",
     "Layout",
+    "Member",
+    "SharedAdapters",
+    "Sharing",
     "StepTiming",
     "SupervisionAudit",
     "TrainingData",
@@ -27,6 +31,7 @@ __all__ = [
     "TrainingSummary",
     "audit_supervision",
     "build_examples",
+    "can_share",
     "check_arguments",
     "check_audit",
     "evaluation_rate",
@@ -34,4 +39,5 @@ __all__ = [
     "probe_steps",
     "render_example",
     "train",
+    "train_together",
 ]

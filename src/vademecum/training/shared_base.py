@@ -202,7 +202,7 @@ def _pass(adapters: SharedAdapters, courses: Sequence[Course]) -> None:
     inputs = {name: there(value) for name, value in inputs.items()}
     with _computing(data.dtype, data.device):
         losses = token_losses(adapters.model, inputs, there(lines * width + columns), there(labels[trained]))
-    shares = torch.stack([part.sum() for part in losses.split(counts)]) / there(tokens)
+    shares = torch.stack([part.sum() for part in torch.split(losses, counts)]) / there(tokens)
     torch.autograd.backward(shares.sum())
     for course, share in zip(courses, shares.detach().unbind(), strict=True):
         course.passed(share)
