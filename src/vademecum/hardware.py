@@ -284,13 +284,14 @@ def _rates(hardware: Hardware, cache: Path) -> dict[str, float]:
         ]
     )
     file = cache / f"matmul-rates-{key[:16]}.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"occasions": 0, "rates": {}}
-    rates: dict[str, float] = known["rates"]
-    if known["occasions"] >= OCCASIONS:
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    rates: dict[str, float] = known.get("rates", {})
+    occasions: int = known.get("occasions", 0)
+    if occasions >= OCCASIONS:
         return rates
     dtypes = ["float32", "bfloat16"] + (["float16"] if hardware.device == "cuda" else [])
     rates = {dtype: max(rates.get(dtype, 0.0), _matmul_flops(dtype, hardware.device)) for dtype in dtypes}
-    write_json(file, {"occasions": known["occasions"] + 1, "rates": rates})
+    write_json(file, {"occasions": occasions + 1, "rates": rates})
     return rates
 
 

@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vademecum.config import RunConfig, load_config
+from vademecum.errors import RunError, StoppedError
 from vademecum.hardware import gpu_free_bytes, usable_cores
 from vademecum.planning import Plan
 from vademecum.runs import Run
@@ -45,7 +47,17 @@ def run_study(study: StudyConfig, path: Path, setting: Setting) -> StudyAnalysis
     with folder.files.lock():
         design, sizing = prepare_study(study, folder, setting)
         trials = size_trials(design, sizing)
-        _run_trials(folder, trials, setting)
+        pairs = "all" if sizing.train_pairs is None else f"{sizing.train_pairs:,}"
+        setting.observer.say(
+            f"{len(trials)} trials on {pairs} train pairs each: {sizing.total_minutes:.0f} minutes by the plan, one after "
+            "another"
+        )
+        try:
+            _run_trials(folder, trials, setting)
+        except StoppedError:
+            with suppress(RunError):  # nothing has come to an end yet
+                judge(design, trials, sizing, folder)
+            raise
         return judge(design, trials, sizing, folder)
 
 
@@ -79,21 +91,21 @@ def size_trials(design: Design, sizing: Sizing) -> list[Trial]:
 
 def _run_trials(folder: StudyFolder, trials: Sequence[Trial], setting: Setting) -> None:
     plan = folder.shared.read_record("plan.json", Plan)
-    open_trials = [trial for trial in trials if not folder.is_finished(trial)]
-    by_name = {trial.name: trial for trial in open_trials}
+    open_trials = {trial.name: trial for trial in trials if not folder.is_finished(trial)}
     done = len(trials) - len(open_trials)
-    for trial in open_trials:
-        folder.trial(trial).write_config(trial.config)
-    tasks = [trial_task(folder, trial.name, plan, setting) for trial in open_trials]
+    for trial in open_trials.values():
+        folder.begin(trial)
+    tasks = [trial_task(folder, name, plan, setting) for name in open_trials]
 
     def finished(task: Task, code: int) -> None:
         nonlocal done
-        done += 1
-        result = folder.result(by_name[task.name])
-        status = result.status if result else "failed"
-        words = f": {result.remark}" if result and result.remark else ""
-        setting.observer.say(f"{task.name}: {status}{words}" + (f" (exit code {code})" if status == "failed" else ""))
-        setting.observer.progress(done, len(trials), "trials")
+        trial = open_trials[task.name]
+        if not folder.is_finished(trial) and not setting.stop.asked:
+            folder.fail(trial, code)
+        if result := folder.result(trial):
+            done += 1
+            setting.observer.say(f"{task.name}: {result.status}" + (f": {result.remark}" if result.remark else ""))
+            setting.observer.progress(done, len(trials), "trials")
 
     if tasks:
         setting.observer.begin("trials")

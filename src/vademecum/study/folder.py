@@ -19,6 +19,8 @@ from vademecum.study.sizing import OWN_STAGES
 
 FIXED = ("baseline", "set", "minutes", "reference_steps")
 """Settings of a study that its trials were sized by. Factors, seeds, margins and claims may be added to later."""
+FAILURE = "failure.json"
+"""Of a trial's last try, where that came to no result."""
 TRIAL_STAGES = ("plan", *OWN_STAGES, "score/tuned", "report")
 
 
@@ -76,19 +78,28 @@ class StudyFolder:
         entries = self.trial(trial).entries()
         return "report" in entries or ("train" in entries and self._training_status(trial) != "completed")
 
+    def begin(self, trial: Trial) -> None:
+        """Make a trial's directory ready for another try."""
+        run = self.trial(trial)
+        run.write_config(trial.config)
+        run.file(FAILURE).unlink(missing_ok=True)
+
+    def fail(self, trial: Trial, exit_code: int) -> None:
+        """A trial's process has ended without a result."""
+        self.trial(trial).write_json(FAILURE, {"exit_code": exit_code, "remark": self._last_words(trial, exit_code)})
+
     def result(self, trial: Trial) -> TrialResult | None:
-        """What a trial came to; None while it has not been begun.
+        """What a trial came to; None while it has neither a result nor failed.
 
         Raises:
             RunError: its files are damaged.
         """
         run = self.trial(trial)
         entries = run.entries()
-        if "train" not in entries:
-            return self._failed(trial) if self.log(trial).is_file() else None
+        if not self.is_finished(trial):
+            return self._failed(trial) if run.file(FAILURE).is_file() else None
         training, rows = run.read_json("training.json"), run.read_lines("training.jsonl")
-        finished = self.is_finished(trial)
-        status = training["status"] if finished else "failed"
+        status: TrialStatus = training["status"]
         metrics = run.read_json("report.json")["systems"]["tuned"]["metrics"] if status == "completed" else {}
         own = [entries[name] for name in TRIAL_STAGES if name in entries]
         return TrialResult(
@@ -96,7 +107,7 @@ class StudyFolder:
             variant=trial.variant,
             seed=trial.seed,
             status=status,
-            remark=training["remark"] if finished else self._last_words(trial),
+            remark=training["remark"],
             optimizer_steps=training["optimizer_steps"],
             real_tokens=training["real_tokens"],
             final_loss=training["final_loss"],
@@ -127,7 +138,7 @@ class StudyFolder:
             variant=trial.variant,
             seed=trial.seed,
             status="failed",
-            remark=self._last_words(trial),
+            remark=self.trial(trial).read_json(FAILURE)["remark"],
             optimizer_steps=0,
             real_tokens=0,
             final_loss=None,
@@ -139,7 +150,8 @@ class StudyFolder:
             peak_memory_bytes=0,
         )
 
-    def _last_words(self, trial: Trial) -> str:
-        lines = self.log(trial).read_text(encoding="utf-8", errors="replace").splitlines()
+    def _last_words(self, trial: Trial, exit_code: int) -> str:
+        log = self.log(trial)
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        return errors[-1] if errors else "it ended without a word"
+        return errors[-1] if errors else f"it ended without a word, with exit code {exit_code}"

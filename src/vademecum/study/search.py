@@ -155,9 +155,9 @@ class _Search:
             return True
         predicted = self.plan.predicted_seconds
         verdicts = 2 * (predicted.get("predict/tuned", 0.0) + predicted["prepare and plan"])
-        earlier = sum(one.user_attrs.get("seconds", 0.0) for one in finished)
+        earlier: float = sum(one.user_attrs.get("seconds", 0.0) for one in finished)
         spent = max(earlier, time.monotonic() - self.began)
-        return spent + predicted["train"] + verdicts <= 60 * self.config.minutes
+        return bool(spent + predicted["train"] + verdicts <= 60 * self.config.minutes)
 
     def try_one(self) -> None:
         """Let Optuna propose settings, train with them, and tell it what came of it."""
@@ -190,10 +190,10 @@ class _Search:
     def judge(self) -> SearchResult:
         """Walk the baseline and the best trial to their verdicts, and compare them."""
         tried = [Tried(name=BASELINE, settings={}, **self._tried(BASELINE, pruned=False))]
-        for one in self.optuna.trials:
-            if name := one.user_attrs.get("name"):
-                settings = dict(one.params)
-                pruned = one.state.name == "PRUNED"
+        for trial in self.optuna.trials:
+            if name := trial.user_attrs.get("name"):
+                settings = dict(trial.params)
+                pruned = trial.state.name == "PRUNED"
                 tried.append(Tried(name=name, settings=settings, **self._tried(name, pruned=pruned)))
         completed = [one for one in tried if one.status == "completed" and one.validation_loss is not None]
         if not completed or completed[0].name != BASELINE:
