@@ -18,7 +18,8 @@ from vademecum.study import Setting, StudyConfig, load_study, make_executor, run
 TINY = (
     "corpus.source=sample", "corpus.drop_duplicates=true", "split.train=0.62", "split.validation=0.08",
     "split.test=0.3", "model.device=cpu", "model.dtype=float32", "train.max_length=512", "train.max_cut_share=1.0",
-    "train.eval_pairs=4", "train.max_pairs=16", "generate.max_new_tokens=12", "generate.test_pairs=24",
+    "train.eval_pairs=4", "train.max_pairs=16", "lora.lora_dropout=0", "train.gradient_checkpointing=false",
+    "generate.max_new_tokens=12", "generate.test_pairs=24",
     "generate.batch_size=24", "evaluate.resamples=200",
 )  # fmt: skip
 SMALL = {
@@ -118,3 +119,20 @@ def test_the_paper_s_study_killed_in_the_middle(tiny_checkpoint: Path, tmp_path:
     assert len(found["claims"]) == 7
     assert all(row["reason"] for row in found["claims"])
     assert {file: file.stat().st_mtime_ns for file in done} == before  # not done again
+
+
+def test_trials_trained_together_come_to_what_they_come_to_alone(
+    finished: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    setting = Setting(make_executor("local"), Listener(), at_once=2, share_base=True)
+    run_study(tiny_study(tiny_checkpoint, **SMALL), tmp_path / "together", setting)
+    assert not list((tmp_path / "together" / "work").iterdir())
+    for trial in (finished / "trials").iterdir():
+        alone, together = (
+            [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
+            for folder in (trial, tmp_path / "together" / "trials" / trial.name)
+        )
+        assert [row["loss"] for row in together] == pytest.approx([row["loss"] for row in alone], abs=1e-4)
+        assert [row["examples"] for row in together] == [row["examples"] for row in alone]
+    found = json.loads((tmp_path / "together" / "study.json").read_text(encoding="utf-8"))
+    assert {row["status"] for row in found["trials"]} == {"completed"}

@@ -15,6 +15,7 @@ from vademecum.errors import InputError, StoppedError, UntrainedError, Vademecum
 if TYPE_CHECKING:
     from vademecum.config import RunConfig
     from vademecum.runs import Run
+    from vademecum.stopping import Stop
 
 app = typer.Typer(
     help="Turn a small language model into a medical question-answering handbook, and prove what it is worth.",
@@ -82,10 +83,11 @@ def run(
     """Walk the road from corpus to verdict; what is complete is not done again."""
     from vademecum.config import load_config
     from vademecum.runs import Run
+    from vademecum.stopping import Stop
 
     config = load_config(target, settings or [])
     place = Run.create(out or Path("runs") / _run_name(target))
-    _walk(place, config, stop_after, until=until, force=force or [])
+    _walk(place, config, Stop(stop_after), until=until, force=force or [])
 
 
 @app.command()
@@ -200,8 +202,12 @@ def study(
     settings: DeclaredSettings = None,
     out: Annotated[Path | None, typer.Option("--out", help="Its directory; by default studies/NAME.")] = None,
     executor: Annotated[
-        str, typer.Option(help="`local`, `ray` (a cluster of this machine) or `ray:ADDRESS` (an existing one).")
-    ] = "local",
+        str,
+        typer.Option(
+            help="`local`; `shared-base` (train together what can be); `auto`: the one that pays here; `ray` (a "
+            "cluster of this machine) or `ray:ADDRESS` (an existing one)."
+        ),
+    ] = "auto",
     at_once: Annotated[int, typer.Option(help="Trials that share the cores of a machine.", min=1)] = 1,
     stop_after: StopAfter = None,
 ) -> None:
@@ -215,7 +221,8 @@ def study(
     folder = out or Path("studies") / _run_name(target)
     stop = Stop(stop_after)
     with listening(stop), screens.watching(options.quiet or options.json) as observer:
-        setting = Setting(make_executor(executor), observer, options.offline, stop, at_once)
+        share = {"shared-base": True, "auto": None}.get(executor, False)
+        setting = Setting(make_executor(executor), observer, options.offline, stop, at_once, share)
         found = run_study(declared, folder, setting)
     _show(found.model_dump(mode="json"), lambda: screens.show_study(found, folder))
 
@@ -224,14 +231,29 @@ def study(
 def trial(
     folder: Annotated[Path, typer.Argument(help="The directory of a study or a search.")],
     name: Annotated[str, typer.Argument(help="The trial's folder under trials/.")],
+    others: Annotated[
+        list[str] | None, typer.Option("--with", help="A trial to train on the same frozen base at the same time.")
+    ] = None,
     until: Annotated[str | None, typer.Option(help="The last stage to run, such as train.")] = None,
     stop_after: StopAfter = None,
 ) -> None:
     """Run one trial of a study, or go on with it; `vade study` does the same for all of them."""
-    from vademecum.study import trial_run
+    from vademecum.cli import screens
+    from vademecum.cli.signals import listening
+    from vademecum.stages import Road
+    from vademecum.stopping import Stop
+    from vademecum.study import train_trials, trial_run
 
+    stop = Stop(stop_after)
+    if others:
+        with listening(stop), screens.watching(options.quiet or options.json) as observer:
+            train_trials(
+                folder,
+                [name, *others],
+                lambda run, config, shared: Road(run, config, observer, options.offline, stop, shared),
+            )
     place, config, shared = trial_run(folder, name)
-    _walk(place, config, stop_after, until=until, reuse=shared)
+    _walk(place, config, stop, until=until, reuse=shared)
 
 
 @app.command()
@@ -259,7 +281,7 @@ def search(
 def _walk(
     place: "Run",
     config: "RunConfig",
-    stop_after: float | None,
+    stop: "Stop",
     *,
     until: str | None,
     force: Sequence[str] = (),
@@ -269,9 +291,7 @@ def _walk(
     from vademecum.cli import screens
     from vademecum.cli.signals import listening
     from vademecum.stages import Road, run_road
-    from vademecum.stopping import Stop
 
-    stop = Stop(stop_after)
     untrained: UntrainedError | None = None
     with listening(stop), screens.watching(options.quiet or options.json) as observer:
         try:

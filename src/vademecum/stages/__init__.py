@@ -11,6 +11,7 @@ from vademecum.stages.answer import decoding_stage, predict_stage
 from vademecum.stages.plan import PLAN, forecast
 from vademecum.stages.prepare import PREPARE, prepare
 from vademecum.stages.road import Observer, Road, Stage, walk
+from vademecum.stages.together import train_runs_together
 from vademecum.stages.train import TRAIN, check_trained
 from vademecum.stages.verdict import compare_runs, render_again, report_stage, score_stage
 
@@ -24,6 +25,7 @@ __all__ = [
     "run_road",
     "run_shared",
     "stages_of",
+    "train_runs_together",
 ]
 
 

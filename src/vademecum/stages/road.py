@@ -136,6 +136,11 @@ def _perform(road: Road, stage: Stage, inputs: dict[str, str]) -> None:
     except BaseException:
         write_json(clock, earlier + time.monotonic() - started)
         raise
+    finish(road, stage, inputs, earlier + time.monotonic() - started, memory.peak_bytes)
+
+
+def finish(road: Road, stage: Stage, inputs: dict[str, str], seconds: float, peak_bytes: int) -> None:
+    """Enter a stage as finished from `inputs`."""
     device, dtype = _where(road.run)
     entry = Entry(
         inputs=inputs,
@@ -144,8 +149,8 @@ def _perform(road: Road, stage: Stage, inputs: dict[str, str]) -> None:
             for name in (*stage.writes, *stage.may_write)
             if name in stage.writes or road.run.file(name).exists()
         },
-        seconds=round(earlier + time.monotonic() - started, 3),
-        peak_memory_bytes=memory.peak_bytes,
+        seconds=round(seconds, 3),
+        peak_memory_bytes=peak_bytes,
         versions=library_versions(),
         seed=road.config.seed,
         device=device,

@@ -4,11 +4,12 @@ import json
 import os
 import shutil
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vademecum.config import BudgetConfig, RunConfig
-from vademecum.config.sections import System
+from vademecum.config.sections import System, TrainConfig
 from vademecum.errors import UntrainedError
 from vademecum.files import publish_folder, write_json
 from vademecum.hardware import compact_memory
@@ -19,6 +20,10 @@ from vademecum.stages.material import Base, Pairs, model_digest, subset
 from vademecum.stages.road import Road, Stage
 from vademecum.stopping import Stop
 from vademecum.training import Adaptation, TrainingData, TrainingSummary, build_examples, lay_out, train
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 
@@ -90,46 +95,81 @@ class RunSink:
         return self.road.run.read_lines(name) if self.road.run.file(name).is_file() else []
 
 
-def run_training(road: Road, folder: Path) -> None:
-    """Train the adapter for just the steps that the plan decided."""
-    run = road.run
-    started = time.monotonic()
-    plan = run.read_record("plan.json", Plan)
+@dataclass(frozen=True)
+class Prepared:
+    """A training of a run, ready but for the model."""
+
+    config: RunConfig
+    """With what the plan chose."""
+    plan: Plan
+    base: Base
+    data: TrainingData
+    settings: TrainConfig
+    """With the plan's steps and warmup."""
+
+    @property
+    def seed(self) -> int:
+        """Of the adapter's start, the order of rows and dropout."""
+        return self.config.training_seed
+
+    def load(self) -> "PreTrainedModel":
+        """The base model, as it is trained on."""
+        compact_memory(self.plan.settings.compact)
+        return self.base.load(self.config.model, device=self.plan.device, dtype=self.plan.dtype)
+
+
+def prepare_training(road: Road) -> Prepared:
+    """Build the rows and lay them out for just the steps that the plan decided."""
+    plan = road.run.read_record("plan.json", Plan)
     config = plan.apply(road.config)
     pairs, base = Pairs.read(road), Base.locate(road)
     base.check(plan)
     examples = build_examples(pairs.train(config), base.tokenizer, config.prompt, config.train)
     validation = subset(pairs.of("validation"), config.train.eval_pairs, config.seed)
-    seed = config.training_seed
-    layout = lay_out([example.length for example in examples], config.train, seed=seed, steps=plan.optimizer_steps)
-    compact_memory(plan.settings.compact)
-    model = attach_adapter(base.load(config.model, device=plan.device, dtype=plan.dtype), config.lora, seed)
+    lengths = [example.length for example in examples]
     data = TrainingData(
         examples=examples,
         validation=build_examples(validation, base.tokenizer, config.prompt, config.train),
-        layout=layout,
+        layout=lay_out(lengths, config.train, seed=config.training_seed, steps=plan.optimizer_steps),
         pad_id=base.tokenizer.pad_token_id,
         dtype=plan.dtype,
         device=plan.device,
         save_steps=plan.save_steps,
         eval_steps=plan.eval_steps,
-        memory_limit_bytes=_memory_limit(config.budget, plan),
-        time_limit_seconds=_time_limit(config.budget, plan, loading=time.monotonic() - started),
     )
     settings = config.train.model_copy(update={"max_steps": plan.optimizer_steps, "warmup_steps": plan.warmup_steps})
+    return Prepared(config, plan, base, data, settings)
+
+
+def run_training(road: Road, folder: Path) -> None:
+    """Train the adapter."""
+    started = time.monotonic()
+    prepared = prepare_training(road)
+    plan, budget = prepared.plan, road.config.budget
+    model = attach_adapter(prepared.load(), prepared.config.lora, prepared.seed)
+    data = replace(
+        prepared.data,
+        memory_limit_bytes=_memory_limit(budget, plan),
+        time_limit_seconds=_time_limit(budget, plan, loading=time.monotonic() - started),
+    )
     # Beside the checkpoints, where the Trainer would put them, they would go when training is finished.
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.file("trackers"))
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(road.run.file("trackers"))
     sink = RunSink(road, folder, plan.optimizer_steps)
-    summary = train(model, base.tokenizer, data, settings, sink, seed)
+    summary = train(model, prepared.base.tokenizer, data, prepared.settings, sink, prepared.seed)
+    publish(road, folder, summary, model, prepared.base)
+
+
+def publish(road: Road, folder: Path, summary: TrainingSummary, model: "PeftModel", base: Base) -> None:
+    """Write training.json, and the adapter where it is worth something."""
     if summary.status == "completed":
         finished = folder / "adapter"
         finished.mkdir(exist_ok=True)
         save_adapter(model, finished, base=base.files)
-        publish_folder(finished, run.file("adapter"))
+        publish_folder(finished, road.run.file("adapter"))
     else:
         road.observer.say(f"{summary.status}: {summary.remark}; the tuned system is left out")
-        shutil.rmtree(run.file("adapter"), ignore_errors=True)  # of an earlier training
-    run.write_json("training.json", summary.model_dump(mode="json"))
+        shutil.rmtree(road.run.file("adapter"), ignore_errors=True)  # of an earlier training
+    road.run.write_json("training.json", summary.model_dump(mode="json"))
 
 
 def _memory_limit(budget: BudgetConfig, plan: Plan) -> int | None:

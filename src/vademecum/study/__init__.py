@@ -2,7 +2,7 @@
 (`executors`), and what they say together (`analysis`, `report`)."""
 
 from vademecum.study.declaration import SearchConfig, StudyConfig, load_search, load_study, study_names
-from vademecum.study.execution import Setting, run_study, trial_run
+from vademecum.study.execution import Setting, run_study, train_trials, trial_run
 from vademecum.study.executors import make_executor
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "make_executor",
     "run_study",
     "study_names",
+    "train_trials",
     "trial_run",
 ]

@@ -1,17 +1,20 @@
 """A study from its declaration to its verdicts: size it, make what is shared, run the trials, judge the claims."""
 
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vademecum.config import RunConfig, load_config
 from vademecum.errors import RunError, StoppedError
+from vademecum.files import digest_value
 from vademecum.hardware import gpu_free_bytes, usable_cores
 from vademecum.planning import Plan
+from vademecum.planning.choice import HOST_SLOTS
 from vademecum.runs import Run
-from vademecum.stages import Observer, Road, run_shared
+from vademecum.stages import Observer, Road, run_road, run_shared, train_runs_together
 from vademecum.stopping import Stop
 from vademecum.study.analysis import StudyAnalysis
 from vademecum.study.declaration import StudyConfig
@@ -20,6 +23,10 @@ from vademecum.study.executors import Executor, Task
 from vademecum.study.folder import StudyFolder
 from vademecum.study.sizing import Sizing, size_study
 from vademecum.study.verdict import judge
+from vademecum.training import can_share
+
+MOST_TOGETHER = 16
+"""Trials on one frozen base: a joint checkpoint that is damaged costs all of them their steps since the one before."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class Setting:
     stop: Stop = field(default_factory=Stop)
     at_once: int = 1
     """Trials that share the cores of a machine; an accelerator is never shared."""
+    share_base: bool | None = False
+    """Whether trials that can are trained together on one frozen base. None: where the plan says that it pays."""
 
 
 def run_study(study: StudyConfig, path: Path, setting: Setting) -> StudyAnalysis:
@@ -49,8 +58,8 @@ def run_study(study: StudyConfig, path: Path, setting: Setting) -> StudyAnalysis
         trials = size_trials(design, sizing)
         pairs = "all" if sizing.train_pairs is None else f"{sizing.train_pairs:,}"
         setting.observer.say(
-            f"{len(trials)} trials on {pairs} train pairs each: {sizing.total_minutes:.0f} minutes by the plan, one after "
-            "another"
+            f"{len(trials)} trials on {pairs} train pairs each: {sizing.total_minutes:.0f} minutes by the plan, one "
+            "after another"
         )
         try:
             _run_trials(folder, trials, setting)
@@ -95,6 +104,8 @@ def _run_trials(folder: StudyFolder, trials: Sequence[Trial], setting: Setting) 
     done = len(trials) - len(open_trials)
     for trial in open_trials.values():
         folder.begin(trial)
+    if setting.share_base or (setting.share_base is None and sharing_pays(plan)):
+        _train_together(folder, list(open_trials.values()), plan, setting)
     tasks = [trial_task(folder, name, plan, setting) for name in open_trials]
 
     def finished(task: Task, code: int) -> None:
@@ -112,19 +123,65 @@ def _run_trials(folder: StudyFolder, trials: Sequence[Trial], setting: Setting) 
         setting.executor.run(tasks, setting.stop, finished)
 
 
-def trial_task(folder: StudyFolder, name: str, plan: Plan, setting: Setting, *, until: str = "report") -> Task:
+def _train_together(folder: StudyFolder, trials: Sequence[Trial], plan: Plan, setting: Setting) -> None:
+    """Train those that can share a base; whatever this leaves untrained is trained alone afterwards."""
+    tasks = []
+    for names in share_groups([trial for trial in trials if "train" not in folder.trial(trial).entries()]):
+        others = [part for name in names[1:] for part in ("--with", name)]
+        tasks.append(trial_task(folder, names[0], plan, setting, until="train", more=others))
+    if tasks:
+        setting.observer.begin("training together")
+        setting.executor.run(tasks, setting.stop, lambda _task, _code: None)
+
+
+def sharing_pays(plan: Plan) -> bool:
+    """Where a micro-batch costs less than the launching of its kernels: on an accelerator, with few tokens in it."""
+    return plan.device != "cpu" and plan.micro_batch_tokens < HOST_SLOTS["cuda"]
+
+
+def share_groups(trials: Sequence[Trial]) -> list[list[str]]:
+    """Names of trials that can train on one frozen base, at most MOST_TOGETHER at once; trials alone are left out."""
+    groups: dict[str, list[str]] = {}
+    for trial in trials:
+        config = trial.config
+        if can_share([config.model], [config.lora], [config.train]) is None:
+            groups.setdefault(f"{config.model!r} {config.lora!r}", []).append(trial.name)
+    cut = [names[at : at + MOST_TOGETHER] for names in groups.values() for at in range(0, len(names), MOST_TOGETHER)]
+    return [names for names in cut if len(names) > 1]
+
+
+def trial_task(
+    folder: StudyFolder, name: str, plan: Plan, setting: Setting, *, until: str = "report", more: Sequence[str] = ()
+) -> Task:
     """A trial as a command that anyone could type."""
     cuda = plan.device == "cuda"
     offline = ["--offline"] if setting.offline else []
     command = [sys.executable, "-m", "vademecum", "--quiet", *offline, "trial", str(folder.path.resolve()), name]
     return Task(
         name=name,
-        command=(*command, "--until", until),
+        command=(*command, *more, "--until", until),
         log=folder.path / "trials" / name / "trial.log",
         threads=max(1, usable_cores() // (_lanes(plan) if cuda else setting.at_once)),
         memory_bytes=max(plan.predicted_peak_bytes.values()),
         gpus=1.0 if cuda else 0.0,
     )
+
+
+def train_trials(path: Path, names: Sequence[str], road: Callable[[Run, RunConfig, Run], Road]) -> None:
+    """Plan several trials, and train them together on one frozen base, or go on with it.
+
+    `road` is given a trial's run, its configuration and the shared run.
+
+    Raises:
+        ConfigError: they cannot share a base.
+        VademecumError: any stage's own.
+    """
+    roads = [road(*trial_run(path, name)) for name in names]
+    for one in roads:
+        run_road(one, until="plan")
+    checkpoints = path / "work" / f"together-{digest_value(sorted(names))[:12]}"
+    train_runs_together(roads, checkpoints)
+    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def trial_run(path: Path, name: str) -> tuple[Run, RunConfig, Run]:

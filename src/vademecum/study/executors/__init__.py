@@ -8,16 +8,16 @@ __all__ = ["Executor", "LocalExecutor", "Task", "make_executor"]
 
 
 def make_executor(name: str) -> Executor:
-    """`local`, `ray` (a cluster of this machine alone) or `ray:ADDRESS` (a cluster that runs already).
+    """`local` (`shared-base` and `auto` are, too), `ray` (a cluster of this machine) or `ray:ADDRESS` (an existing one).
 
     Raises:
         InputError: there is no such executor.
     """
     kind, _, address = name.partition(":")
-    if name == "local":
+    if name in ("local", "shared-base", "auto"):
         return LocalExecutor()
     if kind == "ray":
         from vademecum.study.executors.ray_cluster import RayExecutor
 
         return RayExecutor(address or None)
-    raise InputError(f"there is no executor {name!r}", hint="local, ray or ray:ADDRESS")
+    raise InputError(f"there is no executor {name!r}", hint="auto, local, shared-base, ray or ray:ADDRESS")
