@@ -102,6 +102,11 @@ class Run:
             remove_unfinished(self.path)
             yield
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all files in it."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
     # Single files
 
     def file(self, name: str) -> Path:

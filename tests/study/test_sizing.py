@@ -30,7 +30,7 @@ def plan() -> Plan:
                 "weights_bytes": 1, "adapter_bytes": 1, "activations_bytes": 1, "answering_weights_bytes": 1,
                 "cache_bytes": 1, "reading_bytes": 1,
             },
-            "process_bytes": 1, "memory_limit_bytes": 100, "measured": True,
+            "process_bytes": 1, "memory_limit_bytes": 100, "disk_bytes": 1, "measured": True,
             "rates": {
                 "train_tokens_per_second": TOKENS_PER_SECOND, "evaluation_tokens_per_second": 300.0, "answers": {},
                 "peak_memory_bytes": 10,

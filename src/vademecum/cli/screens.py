@@ -146,7 +146,8 @@ def show_plan(plan: Plan) -> None:
     peaks, limit = plan.predicted_peak_bytes, gigabytes(plan.memory_limit_bytes)
     console.print(
         f"It fits: at the worst moment training takes {gigabytes(peaks['train'])} and answering "
-        f"{gigabytes(peaks['predict'])} of {limit} ({plan.answer_rows} answers at a time)."
+        f"{gigabytes(peaks['predict'])} of {limit} ({plan.answer_rows} answers at a time). On the disk: "
+        f"{gigabytes(plan.disk_bytes)}."
     )
 
 

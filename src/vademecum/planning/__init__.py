@@ -1,6 +1,7 @@
 """What a run will cost, and what to do within its budget."""
 
 from vademecum.planning.choice import Candidate, Settings, choose_settings, possible_settings, settings_cost, weigh
+from vademecum.planning.disk import check_disk, predict_disk_bytes
 from vademecum.planning.memory import (
     AnsweringShape,
     MemoryPrediction,
@@ -28,12 +29,14 @@ __all__ = [
     "Workload",
     "answering_seconds",
     "apply_choice",
+    "check_disk",
     "check_memory",
     "choose_settings",
     "choose_steps",
     "forecast_rates",
     "memory_limit_bytes",
     "possible_settings",
+    "predict_disk_bytes",
     "predict_memory",
     "process_bytes",
     "read_model_config",

@@ -49,6 +49,8 @@ class Plan(Record):
     """What the process took before any weights, measured; on CUDA the context, an estimate."""
     memory_limit_bytes: int
     """budget.memory_gb, or nine tenths of what was free."""
+    disk_bytes: int
+    """Of the run's directory when it is fullest."""
     rates: Rates
     measured: bool
     """Whether the rates come from a probe; else they are derived from the machine's matrix products."""

@@ -19,9 +19,11 @@ from vademecum.planning import (
     Shape,
     Workload,
     answering_seconds,
+    check_disk,
     check_memory,
     choose_steps,
     forecast_rates,
+    predict_disk_bytes,
     read_model_config,
     settings_cost,
     shapeless,
@@ -59,7 +61,9 @@ def make_plan(road: Road, _: Path) -> None:
     rates = _known_rates(road, situation, size) or _probe(road, situation, size)
     check_memory(rates, size.limit_bytes)
     spent = road.run.entries()["prepare"].seconds + time.monotonic() - started
-    road.run.write_json("plan.json", decide(situation, size, rates, spent).model_dump(mode="json"))
+    plan = decide(situation, size, rates, spent, there := road.run.size_bytes)
+    check_disk(plan.disk_bytes, there, road.run.path)
+    road.run.write_json("plan.json", plan.model_dump(mode="json"))
 
 
 def _known_rates(road: Road, situation: Situation, size: Size) -> Rates | None:
@@ -79,7 +83,7 @@ def _work(config: RunConfig) -> object:
     return (config.corpus, config.split, config.prompt, config.model, config.lora, train, generate)
 
 
-def decide(situation: Situation, size: Size, rates: Rates, spent_seconds: float) -> Plan:
+def decide(situation: Situation, size: Size, rates: Rates, spent_seconds: float, corpus_bytes: int) -> Plan:
     """Put together what is known, and choose the number of steps."""
     config = situation.config
     layout = situation.layout(config.train)
@@ -112,6 +116,7 @@ def decide(situation: Situation, size: Size, rates: Rates, spent_seconds: float)
         memory=size.memory,
         process_bytes=size.process_bytes,
         memory_limit_bytes=size.limit_bytes,
+        disk_bytes=predict_disk_bytes(corpus_bytes, size.memory, _answer_tokens(situation)),
         rates=rates,
         measured=rates.peak_memory_bytes > 0,
         predicted_seconds={"prepare and plan": spent_seconds, "train": steps.train_seconds, **answering},
@@ -205,6 +210,13 @@ def _answering(situation: Situation, rates: Rates) -> dict[str, float]:
     return found
 
 
+def _answer_tokens(situation: Situation) -> int:
+    """That all systems together can write; `copy` writes answers of the corpus, which are not longer as a rule."""
+    generate = situation.config.generate
+    asked = max((len(prompts) for name, prompts in situation.prompts.items() if name != "decoding"), default=0)
+    return len(generate.systems) * asked * generate.max_new_tokens
+
+
 def forecast(road: Road) -> Plan:
     """Plan without loading weights, from the model's configuration and the corpus; expects a prepared run.
 
@@ -226,7 +238,7 @@ def forecast(road: Road) -> Plan:
         answer_rows=size.answer_rows,
     )
     rates = forecast_rates(shape, work, size.flops, size.device)
-    return decide(situation, size, rates, time.monotonic() - started)
+    return decide(situation, size, rates, time.monotonic() - started, road.run.size_bytes)
 
 
 def _slowdown(situation: Situation, size: Size) -> float:

@@ -1,7 +1,7 @@
 """Pairs → supervised rows → fixed micro-batches → a trained adapter."""
 
 from vademecum.training.adaptations import NOT_REPEATED, Adaptation
-from vademecum.training.arguments import WARMUP_SHARE, check_arguments
+from vademecum.training.arguments import CHECKPOINTS_KEPT, WARMUP_SHARE, check_arguments
 from vademecum.training.batching import Layout, lay_out
 from vademecum.training.loss import evaluation_rate
 from vademecum.training.shared_base import Member, SharedAdapters, Sharing, can_share, train_together
@@ -16,6 +16,7 @@ from vademecum.training.supervision import (
 from vademecum.training.trainer import StepTiming, TrainingData, TrainingSink, TrainingSummary, probe_steps, train
 
 __all__ = [
+    "CHECKPOINTS_KEPT",
     "NOT_REPEATED",
     "WARMUP_SHARE",
     "Adaptation",

@@ -8,7 +8,7 @@ __all__ = ["Executor", "LocalExecutor", "Task", "make_executor"]
 
 
 def make_executor(name: str) -> Executor:
-    """`local` (`shared-base` and `auto` are, too), `ray` (a cluster of this machine) or `ray:ADDRESS` (an existing one).
+    """`local` (`shared-base` and `auto` too), `ray` (a cluster of this machine) or `ray:ADDRESS` (an existing one).
 
     Raises:
         InputError: there is no such executor.
