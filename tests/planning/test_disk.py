@@ -38,6 +38,6 @@ def test_the_directory_at_its_fullest_is_what_was_predicted(tiny_checkpoint: Pat
 
 def test_a_disk_without_room_is_refused(tmp_path: Path) -> None:
     check_disk(1000, 1000, tmp_path)
-    with pytest.raises(RunError, match="GB free, and the run will need 1000000000.00 GB") as caught:
+    with pytest.raises(RunError, match=r"GB free, and the run will need 1000000000\.00 GB") as caught:
         check_disk(10**18, 10**6, tmp_path)
     assert "--out" in caught.value.hint

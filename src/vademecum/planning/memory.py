@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vademecum.config import BudgetConfig, LoraConfig
 from vademecum.generation.decoding import Batch
-from vademecum.hardware import Device, Hardware, process_memory_bytes
+from vademecum.hardware import Device, Hardware, gpu_free_bytes, process_memory_bytes
 from vademecum.planning.tracing import Allocations, faked, read_model_config, shapeless
 from vademecum.records import Record
 from vademecum.training.fused import fuse_adapters
@@ -148,7 +148,9 @@ def memory_limit_bytes(budget: BudgetConfig, hardware: Hardware, device: Device)
     """What a run may take: budget.memory_gb, or nine tenths of what is free."""
     if budget.memory_gb is not None:
         return round(budget.memory_gb * 1e9)
-    free = hardware.device_memory_bytes if device == "cuda" else hardware.memory_free_bytes
+    free = hardware.memory_free_bytes
+    if device == "cuda":
+        free = next(iter(gpu_free_bytes().values()), hardware.device_memory_bytes)
     return round(free * FREE_SHARE)
 
 
