@@ -3,7 +3,7 @@
     disk = corpus + checkpoints + adapter + answers + reports
 
 corpus        pairs and splits as `prepare` has written them, measured
-checkpoints   adapter weights x 12 (float32 with AdamW's two moments), one more than are kept while the newest is written
+checkpoints   adapter weights x 12 (float32 and AdamW's two moments), one more than are kept while the newest is written
 adapter       x 4, once in the making and once finished
 answers       new tokens at most x 6, once in chunks and once whole: a token of English is about four letters; JSON and
               the row's other fields come on top
