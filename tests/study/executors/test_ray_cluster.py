@@ -73,22 +73,24 @@ def test_a_missing_ray_is_named_with_its_remedy() -> None:
     assert "pip install 'vademecum[ray]'" in told
 
 
-@pytest.fixture
-def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[str]:
     """The address of a cluster of two nodes with a core each."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    from ray.cluster_utils import Cluster
-
     node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(**node)
-    try:
-        yield str(cluster.address)
-    finally:
-        cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        cluster.add_node(**node)
+        try:
+            yield str(cluster.address)
+        finally:
+            cluster.shutdown()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # Ray takes minutes to start where the cores are busy
 def test_a_killed_worker_s_trial_goes_on_elsewhere_and_everything_completes(tmp_path: Path, two_nodes: str) -> None:
     first, again, mine, other = (tmp_path / name for name in ("first", "again", "mine", "other"))
     tasks = [
@@ -116,6 +118,7 @@ def test_a_killed_worker_s_trial_goes_on_elsewhere_and_everything_completes(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # Ray takes minutes to start where the cores are busy
 def test_stopping_lets_the_trials_at_work_end_cleanly(tmp_path: Path) -> None:
     pids = [tmp_path / "a", tmp_path / "b"]
     tasks = [python(tmp_path, pid.name, POLITE, pid) for pid in pids] + [python(tmp_path, "waiting", "print()")]
@@ -133,6 +136,7 @@ def test_stopping_lets_the_trials_at_work_end_cleanly(tmp_path: Path) -> None:
         with pytest.raises(StoppedError):
             RayExecutor(cores=2).run(tasks, stop, ended)
     finally:
+        asking.join()
         signal.signal(signal.SIGTERM, before)
     assert ended.codes == {"a": 143, "b": 143}
     assert not tasks[2].log.exists()
@@ -152,6 +156,7 @@ RayExecutor(address).run([task], Stop(), lambda task, code: None)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # Ray takes minutes to start where the cores are busy
 def test_a_killed_driver_s_trials_are_ended_by_the_cluster_and_a_new_driver_goes_on(
     tmp_path: Path, two_nodes: str
 ) -> None:
