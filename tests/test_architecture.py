@@ -21,13 +21,14 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 TREES = {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(encoding="utf-8")) for file in SOURCES}
 HEAVY = {
     "torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers", "safetensors",
-    "gguf", "pyarrow",
+    "gguf", "pyarrow", "ray",
 }  # fmt: skip
 HEAVY_ALLOWED_IN = (
     "models/",
     "training/",
     "generation/",
     "planning/",
+    "study/executors/",
     "hardware.py",
     "testing.py",
 )

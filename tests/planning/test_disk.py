@@ -33,7 +33,8 @@ def test_the_directory_at_its_fullest_is_what_was_predicted(tiny_checkpoint: Pat
     run_road(Road(run, config, scales), until="predict")
     predicted = run.read_record("plan.json", Plan).disk_bytes
     assert scales.most <= predicted
-    assert predicted - OTHERS_BYTES <= 1.6 * scales.most
+    # Between a step and the next it is weighed, while no third checkpoint is being written.
+    assert predicted - OTHERS_BYTES <= 2 * scales.most
 
 
 def test_a_disk_without_room_is_refused(tmp_path: Path) -> None:

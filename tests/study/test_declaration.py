@@ -90,7 +90,7 @@ def test_a_baseline_that_trials_could_not_share_is_refused(tmp_path: Path, setti
 
 
 def test_unknown_names_list_what_there_is() -> None:
-    with pytest.raises(ConfigError, match="no study and no file") as caught:
+    with pytest.raises(ConfigError, match="no study or search") as caught:
         load_study("papier-study")
     assert "paper-study" in caught.value.hint
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.study.executors.programs import (
     BEGIN_AND_END,
@@ -164,6 +165,21 @@ def test_no_task_outlives_an_error_of_whoever_is_told(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no room"):
         LocalExecutor(Room(2, 1000, [])).run(tasks, Stop(), refuse)
     wait_until_gone(number_in(pid))
+
+
+def test_nothing_is_left_of_a_task_whose_attendant_is_killed(tmp_path: Path) -> None:
+    child, grandchild = tmp_path / "child", tmp_path / "grandchild"
+
+    def kill_the_attendant() -> None:
+        number_in(grandchild)
+        psutil.Process(number_in(child)).parent().kill()
+
+    killing = threading.Thread(target=kill_the_attendant)
+    killing.start()
+    assert run([python(tmp_path, "one", FAMILY, child, grandchild)]) == {"one": -9}
+    killing.join()
+    for pid in (number_in(child), number_in(grandchild)):
+        wait_until_gone(pid)
 
 
 DRIVER = """
