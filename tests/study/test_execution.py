@@ -121,6 +121,7 @@ def test_the_paper_s_study_killed_in_the_middle(tiny_checkpoint: Path, tmp_path:
     assert {file: file.stat().st_mtime_ns for file in done} == before  # not done again
 
 
+@pytest.mark.slow
 def test_trials_trained_together_come_to_what_they_come_to_alone(
     finished: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
