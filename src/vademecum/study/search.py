@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import optuna
 
 BASELINE = "baseline"
+STOPPED = "stopped"
+"""Marks a trial that a later sitting goes on with under another number."""
 
 
 class Tried(Record):
@@ -148,7 +150,7 @@ class _Search:
 
     def goes_on(self) -> bool:
         """Whether trials and minutes are left for another trial and for the two verdicts at the end."""
-        finished = [one for one in self.optuna.trials if one.state.is_finished()]
+        finished = self._finished()
         if len(finished) >= self.config.trials:
             return False
         if self.config.minutes is None:
@@ -175,6 +177,7 @@ class _Search:
         except StoppedError:
             if not stop.pruned:
                 self.optuna.enqueue_trial(trial.params)  # the next sitting goes on with it
+                trial.set_user_attr(STOPPED, True)
                 self.optuna.tell(trial, state=TrialState.FAIL)
                 raise
         trial.set_user_attr("seconds", time.monotonic() - began)
@@ -190,11 +193,9 @@ class _Search:
     def judge(self) -> SearchResult:
         """Walk the baseline and the best trial to their verdicts, and compare them."""
         tried = [Tried(name=BASELINE, settings={}, **self._tried(BASELINE, pruned=False))]
-        for trial in self.optuna.trials:
-            if name := trial.user_attrs.get("name"):
-                settings = dict(trial.params)
-                pruned = trial.state.name == "PRUNED"
-                tried.append(Tried(name=name, settings=settings, **self._tried(name, pruned=pruned)))
+        for trial in self._finished():
+            name, pruned = trial.user_attrs["name"], trial.state.name == "PRUNED"
+            tried.append(Tried(name=name, settings=dict(trial.params), **self._tried(name, pruned=pruned)))
         completed = [one for one in tried if one.status == "completed" and one.validation_loss is not None]
         if not completed or completed[0].name != BASELINE:
             raise RunError(
@@ -207,6 +208,11 @@ class _Search:
         self.folder.files.write_json("best.json", run.read_json("config.json"))
         rows = compare_runs(baseline, run, "tuned") if best.name != BASELINE else []
         return SearchResult(best=best.name, settings=best.settings, trials=tried, comparisons=rows)
+
+    def _finished(self) -> "list[optuna.trial.FrozenTrial]":
+        """Trials that came to an end of their own; the same settings once, however often they were proposed."""
+        ended = [one for one in self.optuna.trials if one.state.is_finished() and STOPPED not in one.user_attrs]
+        return list({one.user_attrs["name"]: one for one in ended if "name" in one.user_attrs}.values())
 
     def _tried(self, name: str, *, pruned: bool) -> dict[str, Any]:
         run = Run.create(self.folder.path / "trials" / name)
@@ -237,14 +243,16 @@ def _open_optuna(config: SearchConfig, folder: StudyFolder) -> "optuna.Study":
             "a search needs Optuna, which is not installed", hint="pip install 'vademecum[search]'"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
+    study = optuna.create_study(
         study_name=folder.path.resolve().name,
         storage=config.storage or f"sqlite:///{folder.path.resolve() / 'optuna.db'}",
-        sampler=optuna.samplers.TPESampler(seed=config.seed),
         pruner=optuna.pruners.SuccessiveHalvingPruner() if config.prune else optuna.pruners.NopPruner(),
         direction="minimize",
         load_if_exists=True,
     )
+    # Another seed in each sitting, or it would propose again what it proposed first.
+    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
+    return study
 
 
 def _suggest(trial: "optuna.Trial", one: Range) -> Any:  # noqa: ANN401  any setting's value
