@@ -31,6 +31,7 @@ from vademecum.study.folder import StudyFolder
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
 BASELINE = "baseline"
 STOPPED = "stopped"
@@ -209,7 +210,7 @@ class _Search:
         rows = compare_runs(baseline, run, "tuned") if best.name != BASELINE else []
         return SearchResult(best=best.name, settings=best.settings, trials=tried, comparisons=rows)
 
-    def _finished(self) -> "list[optuna.trial.FrozenTrial]":
+    def _finished(self) -> "list[FrozenTrial]":
         """Trials that came to an end of their own; the same settings once, however often they were proposed."""
         ended = [one for one in self.optuna.trials if one.state.is_finished() and STOPPED not in one.user_attrs]
         return list({one.user_attrs["name"]: one for one in ended if "name" in one.user_attrs}.values())
