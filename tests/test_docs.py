@@ -23,6 +23,8 @@ from vademecum.corpus import audit_leakage, clean, load_corpus, missing_fields, 
 from vademecum.evaluation import score
 from vademecum.records import Assignment, Comparison, Prediction, QAPair, Record, Score, Split
 from vademecum.stages import stages_of
+from vademecum.study import SearchConfig, StudyConfig, load_search, load_study
+from vademecum.study.design import lay_out_design
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("src/**/*.md")])
@@ -115,7 +117,7 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_docs_show_commands_at_all() -> None:
     commands = {shlex.split(line.text, comments=True)[1] for line in vade_lines()}
-    assert commands >= {"run", "plan", "audit", "init", "doctor", "report", "compare"}
+    assert commands >= {"run", "plan", "audit", "init", "doctor", "report", "compare", "study", "trial", "search"}
 
 
 @named(vade_lines())
@@ -131,6 +133,12 @@ def test_shown_command_would_run(shown: Shown) -> None:
         return
     target, settings = given["target"], given["settings"] or []
     is_path = Path(target).suffix == ".toml" or "/" in target
+    if words[0] == "study":
+        assert is_path or lay_out_design(load_study(target, settings)).trials()
+        return
+    if words[0] == "search":
+        assert is_path or load_search(target, settings).trials
+        return
     assert target in preset_names() or is_path, f"{target!r} is neither a preset nor a file"
     config = load_config(target if target in preset_names() else "demo", settings)
     names = {part for stage in stages_of(config) for part in (stage.name, stage.name.partition("/")[0])}
@@ -167,7 +175,13 @@ def test_shown_python_compiles() -> None:
 
 @named(list(fenced("toml")))
 def test_shown_configuration_is_valid(shown: Shown) -> None:
-    RunConfig.model_validate(tomllib.loads(shown.text))
+    tree = tomllib.loads(shown.text)
+    if "over" in tree:
+        SearchConfig.model_validate({"baseline": "cpu", **tree})
+    elif "baseline" in tree:
+        lay_out_design(StudyConfig.model_validate(tree))
+    else:
+        RunConfig.model_validate(tree)
 
 
 @named([*fenced("json"), *(Shown(block.place, line) for block in fenced("jsonl") for line in block.text.splitlines())])
