@@ -65,6 +65,9 @@ WRONG = [
     ("[[claims]]\nname = 'a'\nmetric = 'bleu'", "claims.0.metric"),
     ("[margins]\nrouge = 0", "margins.rouge"),
     ("[extra]\na = 1", "extra"),
+    ("[[factors]]\nname = 'pairs'\nlevels = ['generate.test_pairs=5']", "changes generate.test_pairs"),
+    ("[[factors]]\nname = 'luck'\nlevels = ['seed=5']", "changes seed"),
+    ("[[factors]]\nname = 'clock'\nlevels = ['budget.minutes=5']", "the clock cuts"),
 ]
 
 

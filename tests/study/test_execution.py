@@ -94,6 +94,21 @@ def test_another_sizing_asks_for_another_directory(finished: Path, tiny_checkpoi
         work(tiny_study(tiny_checkpoint, "lora.r=4", **SMALL), finished)
 
 
+def test_a_trial_trained_with_other_settings_is_not_taken_for_another(finished: Path, tiny_checkpoint: Path) -> None:
+    other = {"factors": ({"name": "learning rate", "levels": (("lora.r=2", "train.learning_rate=5e-3"),)},)}
+    name = "learning rate=2+5e-3"
+    before = (finished / "trials" / "learning-rate=5e-3-seed0").rename(
+        finished / "trials" / "learning-rate=2+5e-3-seed0"
+    )
+    try:
+        with pytest.raises(StaleError, match="trained with other settings"):
+            work(
+                tiny_study(tiny_checkpoint, **(SMALL | other | {"claims": ({"name": "a", "against": name},)})), finished
+            )
+    finally:
+        before.rename(finished / "trials" / "learning-rate=5e-3-seed0")
+
+
 def test_a_trial_that_there_is_not(finished: Path) -> None:
     with pytest.raises(InputError, match="not a run"):
         trial_run(finished, "warmup=7-seed0")

@@ -76,6 +76,14 @@ def test_a_search_stopped_and_taken_up_again(tiny_checkpoint: Path, tmp_path: Pa
         work(tiny_search(tiny_checkpoint, over=(RATES,)), tmp_path / "s")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_search_ends_when_everything_was_tried(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = tiny_search(tiny_checkpoint, over=({"setting": "lora.r", "choices": (2, 8)},), trials=9)
+    found = work(config, tmp_path / "s")
+    assert sorted(row.settings["lora.r"] for row in found.trials if row.settings) == [2, 8]
+
+
 @pytest.mark.parametrize(
     ("over", "words"),
     [

@@ -4,7 +4,7 @@ import pytest
 
 from vademecum.errors import ConfigError
 from vademecum.planning import Plan
-from vademecum.study.declaration import StudyConfig
+from vademecum.study.declaration import Factor, StudyConfig
 from vademecum.study.design import Design, lay_out_design
 from vademecum.study.sizing import FEWEST_PAIRS, STARTUP_SECONDS, size_study
 
@@ -108,3 +108,32 @@ def test_accelerators_side_by_side_hold_more() -> None:
     assert one is not None
     assert four is not None
     assert four > 3 * one
+
+
+def test_a_level_has_the_last_word_over_what_sizing_chose() -> None:
+    levels = ("train.max_pairs=50", "train.examples_per_step=4", "train.gradient_accumulation_steps=2")
+    laid_out = lay_out_design(
+        StudyConfig.model_validate(
+            {
+                "baseline": "cpu",
+                "set": ("budget.minutes=none", "generate.no_repeat_ngram_size=0", "train.max_pairs=400"),
+                "factors": ({"name": "x", "levels": levels},),
+            }
+        )
+    )
+    sizing = size_study(laid_out, plan())
+    trials = {trial.variant: trial.config for trial in laid_out.trials(sizing.overrides, sizing.warmup_steps)}
+    assert trials["x=50"].train.max_pairs == 50
+    assert trials["x=4"].train.batch_shape == (4, 1)
+    assert trials["x=2"].train.batch_shape == (4, 2)  # of the preset's eight examples
+    assert {(config.model.device, config.model.dtype) for config in trials.values()} == {("cpu", "float32")}
+
+
+def test_a_variant_that_is_added_later_is_sized_like_the_others() -> None:
+    first = design(set=("split.strategy=grouped", "train.max_pairs=120"), reference_steps=1000)
+    before = size_study(first, plan())
+    more = (*first.study.factors, Factor(name="rank", levels=("lora.r=4",)))
+    later = lay_out_design(first.study.model_copy(update={"factors": more}))
+    after = size_study(later, plan(), before=before)
+    assert after.warmup_steps == {**before.warmup_steps, "rank=4": 9}
+    assert (after.train_pairs, after.overrides) == (before.train_pairs, before.overrides)

@@ -150,7 +150,7 @@ def memory_limit_bytes(budget: BudgetConfig, hardware: Hardware, device: Device)
         return round(budget.memory_gb * 1e9)
     free = hardware.memory_free_bytes
     if device == "cuda":
-        free = next(iter(gpu_free_bytes().values()), hardware.device_memory_bytes)
+        free = min([hardware.device_memory_bytes, *gpu_free_bytes().values()])
     return round(free * FREE_SHARE)
 
 

@@ -73,14 +73,16 @@ def _known_rates(road: Road, situation: Situation, size: Size) -> Rates | None:
     known = road.reuse.read_record("plan.json", Plan)
     probed = known.apply(load_config(road.reuse.file("config.json")))
     alike = (known.base_digest, known.device, known.dtype) == (situation.base.files.digest, size.device, size.dtype)
+    alike = alike and known.settings.compact == size.settings.compact
     return known.rates if known.measured and alike and _work(probed) == _work(situation.config) else None
 
 
 def _work(config: RunConfig) -> object:
     """What decides how fast a run is, whatever its schedule and its number of steps are."""
     train = config.train.model_dump(exclude=RATE_NEUTRAL)
-    generate = config.generate.model_dump(include={"max_new_tokens", "batch_size", "few_shot_k"})
-    return (config.corpus, config.split, config.prompt, config.model, config.lora, train, generate)
+    generate = config.generate.model_dump(include={"systems", "max_new_tokens", "batch_size", "few_shot_k"})
+    model = config.model.model_dump(exclude={"dtype", "device"})  # what came of these is compared
+    return (config.corpus, config.split, config.prompt, model, config.lora, train, generate)
 
 
 def decide(situation: Situation, size: Size, rates: Rates, spent_seconds: float, corpus_bytes: int) -> Plan:

@@ -138,7 +138,7 @@ def _levels(variants: Variants, results: Results) -> list[LevelEffects]:
 
 def _missing(config: StudyConfig, variants: Variants, results: Results) -> tuple[str, ...]:
     names = [variant for levels in variants.values() for variant in levels.values()]
-    if config.design == "grid":
+    if config.design == "grid" and COMBINED not in variants:
         choices = [[BASELINE, *levels.values()] for levels in variants.values()]
         names += [_combine(parts) for parts in itertools.product(*choices)]
     rows = []

@@ -130,15 +130,18 @@ class SearchConfig(Section):
     minutes: Annotated[float, Field(gt=0)] | None = None
     """For the whole search, the two verdicts at its end counted in. Fewer trials are made where it does not suffice."""
     prune: bool = False
-    """Stop trials early whose validation loss is in the worse half: Optuna's successive halving."""
+    """Stop trials early whose validation loss is in the worse half at their step: Optuna's successive halving."""
     storage: str = ""
     """Any storage address of Optuna; empty: an SQLite file in the search's directory."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of the sampler."""
 
 
-MEANING_OF_LOSS = ("train.max_length", "train.overlong", "train.eval_pairs", "train.max_pairs", "train.max_steps")
-"""Settings that a search may not vary: the loss would be of other tokens, or of another budget."""
+MEANING_OF_LOSS = (
+    "train.max_length", "train.overlong", "train.eval_pairs", "train.max_pairs", "train.max_steps",
+    "train.num_train_epochs", "train.batching", "train.seed",
+)  # fmt: skip
+"""Settings that a search may not vary: the loss would be of other tokens, or of another budget, or luck."""
 
 DeclarationType = TypeVar("DeclarationType", bound=Section)
 

@@ -9,9 +9,14 @@ from pathlib import Path
 
 from vademecum.config import RunConfig, load_config
 from vademecum.errors import ConfigError
+from vademecum.files import digest_value
 from vademecum.study.declaration import Factor, StudyConfig
 
 BASELINE = "baseline"
+LONGEST_NAME = 100
+BATCH_SETTINGS = {
+    "train.per_device_train_batch_size", "train.gradient_accumulation_steps", "train.examples_per_step",
+}  # fmt: skip
 Levels = tuple[tuple[str, str], ...]
 """Factor and label of each level."""
 
@@ -38,7 +43,7 @@ class Trial:
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{re.sub(r'[^A-Za-z0-9._=,+-]', '-', self.variant)}-seed{self.seed}"
+        return f"{folder_name(self.variant)}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,12 @@ class Design:
 
     def _trials(self, overrides: Sequence[str], warmup_steps: dict[str, int]) -> Iterator[Trial]:
         for variant in self.variants:
+            named = {one.partition("=")[0].strip() for one in variant.overrides}
+            # A level that says how many examples a step has says it whole.
+            fixed = [one for one in overrides if not (named & BATCH_SETTINGS and one.startswith(tuple(BATCH_SETTINGS)))]
             scaled = [f"train.warmup_steps={warmup_steps[variant.name]}"] if variant.name in warmup_steps else []
-            own = [*self.study.set, *variant.overrides, *overrides, *scaled]
+            # What sizing chose is for what the study leaves open: a level has the last word.
+            own = [*self.study.set, *fixed, *variant.overrides, *scaled]
             for seed in variant.seeds:
                 yield Trial(variant.name, seed, load_config(self.study.baseline, [*own, f"train.seed={seed}"]))
 
@@ -79,7 +88,7 @@ def lay_out_design(study: StudyConfig) -> Design:
             there is not, or the baseline leaves open what all trials must share.
     """
     base = load_config(study.baseline, study.set)
-    _check_baseline(base)
+    _check_variant(BASELINE, base, base)
     known: dict[str, Variant] = {BASELINE: Variant(BASELINE, (), study.baseline_seeds)}
     configs = {BASELINE: base}
     aliases = {BASELINE: BASELINE}
@@ -91,7 +100,10 @@ def lay_out_design(study: StudyConfig) -> Design:
         if name in aliases and configs[aliases[name]] != config:
             raise ConfigError(f"two levels are called {name!r}", hint="give the factors different names")
         aliases[name] = same
+        _check_variant(name, config, base)
         if same == name:
+            if any(folder_name(name) == folder_name(other) for other in known):
+                raise ConfigError(f"{name!r} would have the directory of another variant", hint="rename its factor")
             known[name], configs[name] = Variant(name, overrides, study.seeds), config
         if len(levels) == 1:
             factors.setdefault(levels[0][0], {})[levels[0][1]] = same
@@ -122,10 +134,33 @@ def _levels(factor: Factor) -> list[tuple[str, tuple[str, ...]]]:
     return found
 
 
-def _check_baseline(base: RunConfig) -> None:
+def folder_name(variant: str) -> str:
+    """A variant's name as part of a file's; long ones are shortened and told apart by a digest."""
+    name = re.sub(r"[^A-Za-z0-9._=,+-]", "-", variant)
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{digest_value(variant)[:8]}"
+
+
+def _check_variant(name: str, config: RunConfig, base: RunConfig) -> None:
+    """Refuse a variant that could not be compared with the others, pair by pair."""
+    shared = ("seed", "corpus", "split", "evaluate")
+    different = [section for section in shared if getattr(config, section) != getattr(base, section)]
+    different += [
+        f"generate.{key}"
+        for key in ("systems", "test_pairs")
+        if getattr(config.generate, key) != getattr(base.generate, key)
+    ]
+    if different:
+        raise ConfigError(
+            f"{name} changes {', '.join(different)}, and all trials must share them",
+            hint="compare such runs with `vade compare`, or put the change into `set`, for all",
+        )
+    _check_run(config)
+
+
+def _check_run(base: RunConfig) -> None:
     if "tuned" not in base.generate.systems:
         raise ConfigError(
-            "the baseline trains nothing: generate.systems lacks 'tuned'", hint="add it, or take another baseline"
+            "a trial trains nothing: generate.systems lacks 'tuned'", hint="add it, or take another baseline"
         )
     if base.generate.no_repeat_ngram_size == "auto":
         raise ConfigError(
@@ -134,7 +169,7 @@ def _check_baseline(base: RunConfig) -> None:
         )
     if base.budget.minutes is not None:
         raise ConfigError(
-            f"the baseline has budget.minutes = {base.budget.minutes:g}: trials that the clock cuts cannot be compared",
+            f"budget.minutes = {base.budget.minutes:g}: trials that the clock cuts cannot be compared",
             hint="give `minutes` to the study, and set = ['budget.minutes=none']",
         )
 

@@ -76,12 +76,11 @@ def prepare_study(study: StudyConfig, folder: StudyFolder, setting: Setting) -> 
     folder.declare(study)
     road = Road(folder.shared, anchored(design.baseline), setting.observer, setting.offline, setting.stop)
     run_shared(road, until="plan")
-    if folder.files.file("sizing.json").is_file():
-        sizing = folder.files.read_record("sizing.json", Sizing)
-    else:
-        plan = folder.shared.read_record("plan.json", Plan)
-        sizing = size_study(design, plan, _lanes(plan))
-        folder.files.write_json("sizing.json", sizing.model_dump(mode="json"))
+    known = folder.files.file("sizing.json").is_file()
+    before = folder.files.read_record("sizing.json", Sizing) if known else None
+    plan = folder.shared.read_record("plan.json", Plan)
+    sizing = size_study(design, plan, _lanes(plan), before)
+    folder.files.write_json("sizing.json", sizing.model_dump(mode="json"))
     run_shared(road)
     return design, sizing
 
@@ -100,6 +99,8 @@ def size_trials(design: Design, sizing: Sizing) -> list[Trial]:
 
 def _run_trials(folder: StudyFolder, trials: Sequence[Trial], setting: Setting) -> None:
     plan = folder.shared.read_record("plan.json", Plan)
+    for trial in trials:
+        folder.check(trial)
     open_trials = {trial.name: trial for trial in trials if not folder.is_finished(trial)}
     done = len(trials) - len(open_trials)
     for trial in open_trials.values():

@@ -63,7 +63,7 @@ class StudyFolder:
         Raises:
             StaleError: it has.
         """
-        if self.files.file("study-config.json").is_file():
+        if self.files.file("sizing.json").is_file():
             before = self.files.read_json("study-config.json")
             changed = [name for name in FIXED if before[name] != study.model_dump(mode="json")[name]]
             if changed:
@@ -72,6 +72,19 @@ class StudyFolder:
                     hint="choose another directory with --out, or take the change back",
                 )
         self.files.write_json("study-config.json", study.model_dump(mode="json"))
+
+    def check(self, trial: Trial) -> None:
+        """Refuse a trial that was trained with other settings under the same name.
+
+        Raises:
+            StaleError: it was.
+        """
+        run = self.trial(trial)
+        if "train" in run.entries() and run.read_json("config.json") != trial.config.model_dump(mode="json"):
+            raise StaleError(
+                f"{run.path} was trained with other settings than the study has now",
+                hint="choose another directory with --out, rename the factor, or remove that trial's directory",
+            )
 
     def is_finished(self, trial: Trial) -> bool:
         """Whether a trial came to an end that is a result: a verdict, or a training that gave nothing to score."""
@@ -83,6 +96,7 @@ class StudyFolder:
         run = self.trial(trial)
         run.write_config(trial.config)
         run.file(FAILURE).unlink(missing_ok=True)
+        self.log(trial).unlink(missing_ok=True)
 
     def fail(self, trial: Trial, exit_code: int) -> None:
         """A trial's process has ended without a result."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vademecum.config import RunConfig, load_config
-from vademecum.errors import InputError, RunError, StaleError, StoppedError
+from vademecum.errors import ConfigError, InputError, RunError, StaleError, StoppedError
 from vademecum.planning import Plan
 from vademecum.records import Comparison, Record
 from vademecum.runs import Run
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 BASELINE = "baseline"
-STOPPED = "stopped"
-"""Marks a trial that a later sitting goes on with under another number."""
 
 
 class Tried(Record):
@@ -69,6 +67,15 @@ class PruningStop(Stop):
         self._told = 0
         self.pruned = False
 
+    def check(self) -> None:
+        """Go on, or stop here; the search's own stop says by which signal.
+
+        Raises:
+            StoppedError: the search was asked to stop, or the trial is hopeless.
+        """
+        self._outer.check()
+        super().check()
+
     @property
     def asked(self) -> str | None:
         """Why to stop; None means go on."""
@@ -97,6 +104,7 @@ def run_search(config: SearchConfig, path: Path, setting: Setting) -> SearchResu
     with folder.files.lock():
         search = _Search.prepare(config, folder, setting)
         search.train(BASELINE, {})
+        search.check_baseline()
         while search.goes_on():
             search.try_one()
         result = search.judge()
@@ -119,7 +127,7 @@ class _Search:
         """Check that the directory is this search's, and plan the baseline."""
         declared = config.model_dump(mode="json")
         kept = ("baseline", "set", "over")
-        if folder.files.file("search-config.json").is_file():
+        if (folder.path / "trials" / BASELINE).is_dir():
             before = folder.files.read_json("search-config.json")
             if changed := [name for name in kept if before[name] != declared[name]]:
                 raise StaleError(
@@ -127,10 +135,20 @@ class _Search:
                     hint="choose another directory with --out, or take the change back",
                 )
         folder.files.write_json("search-config.json", declared)
+        study = _open_optuna(config, folder)
         shared = load_config(config.baseline, config.set)
+        if shared.generate.no_repeat_ngram_size == "auto" or "tuned" not in shared.generate.systems:
+            raise ConfigError(
+                "the baseline and the best trial must answer in the same way: generate.no_repeat_ngram_size is 'auto', "
+                "or generate.systems lacks 'tuned'",
+                hint="set = ['generate.no_repeat_ngram_size=0'] or 6, and keep 'tuned' among the systems",
+            )
+        for one in config.over:  # a misspelt setting, before anything is trained
+            value = one.choices[0] if one.choices else one.low
+            load_config(config.baseline, [*config.set, f"{one.setting}={json.dumps(value)}"])
         run_shared(Road(folder.shared, anchored(shared), setting.observer, setting.offline, setting.stop))
         plan = folder.shared.read_record("plan.json", Plan)
-        return cls(config, folder, setting, _open_optuna(config, folder), plan, time.monotonic())
+        return cls(config, folder, setting, study, plan, time.monotonic())
 
     def trial_config(self, settings: dict[str, Any]) -> RunConfig:
         """The baseline with some settings, for as many examples as the steps of the baseline's plan take."""
@@ -149,10 +167,24 @@ class _Search:
         task = trial_task(self.folder, name, self.plan, self.setting, until=until)
         self.setting.executor.run([task], stop or self.setting.stop, lambda _task, _code: None)
 
+    def check_baseline(self) -> None:
+        """Refuse to search around a baseline whose own training comes to nothing.
+
+        Raises:
+            RunError: it does.
+        """
+        summary = training_summary(Run.create(self.folder.path / "trials" / BASELINE))
+        if summary is None or summary["status"] != "completed":
+            raise RunError(
+                "the baseline's training gave nothing to compare with",
+                hint=f"see {self.folder.path / 'trials' / BASELINE / 'trial.log'}",
+            )
+
     def goes_on(self) -> bool:
         """Whether trials and minutes are left for another trial and for the two verdicts at the end."""
         finished = self._finished()
-        if len(finished) >= self.config.trials:
+        every = math.prod(_values(one) for one in self.config.over)
+        if len(finished) >= min(self.config.trials, every):
             return False
         if self.config.minutes is None:
             return True
@@ -178,7 +210,6 @@ class _Search:
         except StoppedError:
             if not stop.pruned:
                 self.optuna.enqueue_trial(trial.params)  # the next sitting goes on with it
-                trial.set_user_attr(STOPPED, True)
                 self.optuna.tell(trial, state=TrialState.FAIL)
                 raise
         trial.set_user_attr("seconds", time.monotonic() - began)
@@ -198,10 +229,6 @@ class _Search:
             name, pruned = trial.user_attrs["name"], trial.state.name == "PRUNED"
             tried.append(Tried(name=name, settings=dict(trial.params), **self._tried(name, pruned=pruned)))
         completed = [one for one in tried if one.status == "completed" and one.validation_loss is not None]
-        if not completed or completed[0].name != BASELINE:
-            raise RunError(
-                "the baseline's training gave nothing to compare with", hint="see trials/baseline/training.json"
-            )
         best = min(completed, key=lambda one: one.validation_loss or math.inf)
         for one in {BASELINE: tried[0], best.name: best}.values():
             self.train(one.name, one.settings, until="report")
@@ -212,8 +239,8 @@ class _Search:
 
     def _finished(self) -> "list[FrozenTrial]":
         """Trials that came to an end of their own; the same settings once, however often they were proposed."""
-        ended = [one for one in self.optuna.trials if one.state.is_finished() and STOPPED not in one.user_attrs]
-        return list({one.user_attrs["name"]: one for one in ended if "name" in one.user_attrs}.values())
+        ended = [one for one in self.optuna.trials if one.state.is_finished() and "seconds" in one.user_attrs]
+        return list({one.user_attrs["name"]: one for one in ended}.values())
 
     def _tried(self, name: str, *, pruned: bool) -> dict[str, Any]:
         run = Run.create(self.folder.path / "trials" / name)
@@ -247,13 +274,26 @@ def _open_optuna(config: SearchConfig, folder: StudyFolder) -> "optuna.Study":
     study = optuna.create_study(
         study_name=folder.path.resolve().name,
         storage=config.storage or f"sqlite:///{folder.path.resolve() / 'optuna.db'}",
-        pruner=optuna.pruners.SuccessiveHalvingPruner() if config.prune else optuna.pruners.NopPruner(),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(reduction_factor=2)
+        if config.prune
+        else optuna.pruners.NopPruner(),
         direction="minimize",
         load_if_exists=True,
     )
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # its process was killed
+        study.enqueue_trial(trial.params)
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     # Another seed in each sitting, or it would propose again what it proposed first.
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
     return study
+
+
+def _values(one: Range) -> float:
+    """How many values a setting can take."""
+    if one.choices:
+        return len(set(one.choices))
+    whole = isinstance(one.low, int) and isinstance(one.high, int)
+    return int(one.high or 0) - int(one.low or 0) + 1 if whole else math.inf
 
 
 def _suggest(trial: "optuna.Trial", one: Range) -> Any:  # noqa: ANN401  any setting's value

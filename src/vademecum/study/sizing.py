@@ -42,8 +42,8 @@ class Sizing(Record):
         return self.shared_minutes + sum(self.minutes.values())
 
 
-def size_study(design: Design, plan: Plan, lanes: int = 1) -> Sizing:
-    """Decide the size of every trial from the plan of the shared run.
+def size_study(design: Design, plan: Plan, lanes: int = 1, before: Sizing | None = None) -> Sizing:
+    """Decide the size of every trial from the plan of the shared run; what was decided `before` stands.
 
     `lanes` is how many trials run side by side without slowing one another down: accelerators, not cores.
 
@@ -55,14 +55,20 @@ def size_study(design: Design, plan: Plan, lanes: int = 1) -> Sizing:
             it is a proportion of.
     """
     pinned = _pinned(design.baseline, plan)
-    trials = design.trials(pinned)
-    pairs = design.baseline.train.max_pairs or _affordable_pairs(design, plan, trials, lanes)
-    steps = {trial.variant: _steps(trial.config, pairs or _all_pairs(design, plan)) for trial in trials}
-    warmups = _warmups(design, trials, steps)
+    trials = design.trials(before.overrides if before else pinned)
+    if before:
+        pairs = before.train_pairs
+    else:
+        pairs = design.baseline.train.max_pairs or _affordable_pairs(design, plan, trials, lanes)
+    everything = _all_pairs(design, plan)
+    steps = {
+        trial.variant: _steps(trial.config, trial.config.train.max_pairs or pairs or everything) for trial in trials
+    }
+    warmups = _warmups(design, trials, steps, scaled=None if before is None else bool(before.warmup_steps))
     seconds = {trial.name: _seconds(trial.config, plan, steps[trial.variant]) for trial in trials}
     return Sizing(
         train_pairs=pairs,
-        overrides=(*pinned, *([f"train.max_pairs={pairs}"] if pairs else [])),
+        overrides=before.overrides if before else (*pinned, *([f"train.max_pairs={pairs}"] if pairs else [])),
         warmup_steps=warmups,
         optimizer_steps=steps,
         minutes={name: value / 60 for name, value in seconds.items()},
@@ -74,7 +80,11 @@ def size_study(design: Design, plan: Plan, lanes: int = 1) -> Sizing:
 def _pinned(baseline: RunConfig, plan: Plan) -> tuple[str, ...]:
     """What the plan chose of what the baseline leaves open, as overrides."""
     chosen = plan.settings
-    found = [f"generate.batch_size={plan.answer_rows}"]
+    found = [
+        f"model.device={plan.device}",
+        f"model.dtype={plan.dtype}",
+        f"generate.batch_size={plan.answer_rows}",
+    ]
     if baseline.model.quantization == "auto":
         found.append(f"model.quantization={chosen.quantization}")
     if baseline.train.gradient_checkpointing is None:
@@ -120,10 +130,16 @@ def _steps(config: RunConfig, pairs: int) -> int:
     return train.max_steps or max(1, round(train.num_train_epochs * pairs / _per_step(train.batch_shape)))
 
 
-def _warmups(design: Design, trials: Sequence[Trial], steps: dict[str, int]) -> dict[str, int]:
+def _warmups(design: Design, trials: Sequence[Trial], steps: dict[str, int], *, scaled: bool | None) -> dict[str, int]:
+    """Warmups in proportion, where one would not end, or where they were `scaled` before; none: the counts stand."""
     declared = {trial.variant: trial.config.train.warmup_steps for trial in trials}
     endless = [name for name, warmup in declared.items() if warmup is not None and warmup >= steps[name]]
-    if not endless:
+    if scaled is False or (scaled is None and not endless):
+        if endless:
+            raise ConfigError(
+                f"the warmup of {', '.join(endless)} would not end, and the study was sized with unscaled counts",
+                hint="choose another directory with --out for a study that has these variants",
+            )
         return {}
     reference = design.study.reference_steps
     if reference is None:

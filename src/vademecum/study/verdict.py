@@ -33,7 +33,7 @@ def judge(design: Design, trials: Sequence[Trial], sizing: Sizing, folder: Study
         folder.shared_scores("base"),
         design.baseline.evaluate,
     )
-    material = _material(design, sizing, folder)
+    material = _material(design, trials, sizing, folder)
     folder.files.write_json("study.json", analysis.model_dump(mode="json"))
     folder.files.write_text("study.md", render_study_markdown(analysis, material))
     folder.files.write_text("study.html", render_study_html(analysis, material))
@@ -41,7 +41,7 @@ def judge(design: Design, trials: Sequence[Trial], sizing: Sizing, folder: Study
     return analysis
 
 
-def _material(design: Design, sizing: Sizing, folder: StudyFolder) -> StudyMaterial:
+def _material(design: Design, trials: Sequence[Trial], sizing: Sizing, folder: StudyFolder) -> StudyMaterial:
     plan = folder.shared.read_record("plan.json", Plan)
     entry = folder.shared.entries()["plan"]
     remarks = []
@@ -49,6 +49,11 @@ def _material(design: Design, sizing: Sizing, folder: StudyFolder) -> StudyMater
         remarks.append(
             f"The warmup counts were meant for {design.study.reference_steps:,} steps; all keep that proportion to the "
             f"{sizing.optimizer_steps['baseline']:,} steps of the baseline, or to those of their own variant."
+        )
+    for names in _same(trials):
+        remarks.append(
+            f"At this size {' and '.join(names)} come to the same settings: what differs between them is noise, and "
+            "claims about them say nothing."
         )
     return StudyMaterial(
         name=folder.files.name,
@@ -61,6 +66,17 @@ def _material(design: Design, sizing: Sizing, folder: StudyFolder) -> StudyMater
         command=shlex.join(["vade", "study", f"studies/{folder.files.name}/study-config.json"]),
         remarks=tuple(remarks),
     )
+
+
+def _same(trials: Sequence[Trial]) -> list[list[str]]:
+    """Variants with different names and the same configuration, such as warmups that are all rounded to nothing."""
+    names: dict[str, list[str]] = {}
+    for trial in trials:
+        train = trial.config.train.model_copy(update={"seed": None})
+        key = trial.config.model_copy(update={"train": train}).model_dump_json()
+        if trial.variant not in names.setdefault(key, []):
+            names[key].append(trial.variant)
+    return [found for found in names.values() if len(found) > 1]
 
 
 def _without_path(override: str) -> str:
