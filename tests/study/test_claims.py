@@ -11,8 +11,9 @@ from tests.study.made_up import Study, build_study
 from vademecum.evaluation.compare import ALPHA
 from vademecum.study.analysis import StudyAnalysis
 from vademecum.study.claims import ClaimResult
-from vademecum.study.effects import BASELINE, NoiseFloor, gather, measure, noise_floor
+from vademecum.study.effects import NoiseFloor, gather, measure, noise_floor
 from vademecum.study.needed import find_needed
+from vademecum.study.records import BASELINE
 
 ADAFACTOR, DIVERGING = "optimizer=adafactor", "learning_rate=5e-3"
 HIGHER = {"name": "AdamW beats Adafactor", "variant": "optimizer=adamw_torch", "against": ADAFACTOR}

@@ -13,7 +13,6 @@ from vademecum.errors import RunError
 from vademecum.evaluation import clustered_standard_error
 from vademecum.study.effects import (
     BASE_MODEL,
-    BASELINE,
     STUDY_METRICS,
     VALIDATION_LOSS,
     NoiseFloor,
@@ -24,6 +23,7 @@ from vademecum.study.effects import (
     measure,
     noise_floor,
 )
+from vademecum.study.records import BASELINE
 
 EFFECTS = {"optimizer=adafactor": -0.03, "warmup=0": 0.01}
 

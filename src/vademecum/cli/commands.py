@@ -4,7 +4,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from vademecum.errors import InputError, StoppedError, UntrainedError, Vademecum
 if TYPE_CHECKING:
     from vademecum.config import RunConfig
     from vademecum.runs import Run
+    from vademecum.stages import Observer
     from vademecum.stopping import Stop
 
 app = typer.Typer(
@@ -213,14 +215,13 @@ def study(
 ) -> None:
     """Run many trials as one, and say of each claim whether it was reproduced; the same command goes on."""
     from vademecum.cli import screens
-    from vademecum.cli.signals import listening
     from vademecum.stopping import Stop
     from vademecum.study import Setting, load_study, make_executor, run_study
 
     declared = load_study(target, settings or [])
     folder = out or Path("studies") / _run_name(target)
     stop = Stop(stop_after)
-    with listening(stop), screens.watching(options.quiet or options.json) as observer:
+    with _watched(stop) as observer:
         share = {"shared-base": True, "auto": None}.get(executor, False)
         setting = Setting(make_executor(executor), observer, options.offline, stop, at_once, share)
         found = run_study(declared, folder, setting)
@@ -238,15 +239,13 @@ def trial(
     stop_after: StopAfter = None,
 ) -> None:
     """Run one trial of a study, or go on with it; `vade study` does the same for all of them."""
-    from vademecum.cli import screens
-    from vademecum.cli.signals import listening
     from vademecum.stages import Road
     from vademecum.stopping import Stop
     from vademecum.study import train_trials, trial_run
 
     stop = Stop(stop_after)
     if others:
-        with listening(stop), screens.watching(options.quiet or options.json) as observer:
+        with _watched(stop) as observer:
             train_trials(
                 folder,
                 [name, *others],
@@ -265,7 +264,6 @@ def search(
 ) -> None:
     """Look for better settings on validation pairs; say on test pairs how much better the best ones are."""
     from vademecum.cli import screens
-    from vademecum.cli.signals import listening
     from vademecum.stopping import Stop
     from vademecum.study import Setting, load_search, make_executor
     from vademecum.study.search import run_search
@@ -273,9 +271,19 @@ def search(
     declared = load_search(target, settings or [])
     folder = out or Path("searches") / _run_name(target)
     stop = Stop(stop_after)
-    with listening(stop), screens.watching(options.quiet or options.json) as observer:
+    with _watched(stop) as observer:
         found = run_search(declared, folder, Setting(make_executor("local"), observer, options.offline, stop))
     _show(found.model_dump(mode="json"), lambda: screens.show_search(found, folder))
+
+
+@contextmanager
+def _watched(stop: "Stop") -> Iterator["Observer"]:
+    """Work that shows how far it is, and that Ctrl-C asks to stop."""
+    from vademecum.cli import screens
+    from vademecum.cli.signals import listening
+
+    with listening(stop), screens.watching(options.quiet or options.json) as observer:
+        yield observer
 
 
 def _walk(
@@ -289,11 +297,10 @@ def _walk(
 ) -> None:
     """Walk a run's road, and show how far it came."""
     from vademecum.cli import screens
-    from vademecum.cli.signals import listening
     from vademecum.stages import Road, run_road
 
     untrained: UntrainedError | None = None
-    with listening(stop), screens.watching(options.quiet or options.json) as observer:
+    with _watched(stop) as observer:
         try:
             run_road(Road(place, config, observer, options.offline, stop, reuse), until=until, force=force)
         except UntrainedError as error:

@@ -14,19 +14,17 @@ import shutil
 from pathlib import Path
 
 from vademecum.errors import RunError
-from vademecum.planning.memory import MemoryPrediction
+from vademecum.planning.memory import ADAPTER_BYTES_PER_WEIGHT, OPTIMIZER_BYTES_PER_WEIGHT, MemoryPrediction
 from vademecum.training import CHECKPOINTS_KEPT
 
-ADAPTER_BYTES_IN_MEMORY = 16
-"""Per weight in `MemoryPrediction.adapter_bytes`."""
 ANSWER_BYTES_PER_TOKEN = 6
 OTHERS_BYTES = 2_000_000
 
 
 def predict_disk_bytes(corpus_bytes: int, memory: MemoryPrediction, answer_tokens: int) -> int:
     """Bytes of the run's directory at its fullest; `answer_tokens` is the most that all systems together can write."""
-    weights = memory.adapter_bytes // ADAPTER_BYTES_IN_MEMORY
-    checkpoints = (CHECKPOINTS_KEPT + 1) * 12 * weights
+    weights = memory.adapter_bytes // ADAPTER_BYTES_PER_WEIGHT
+    checkpoints = (CHECKPOINTS_KEPT + 1) * (4 + OPTIMIZER_BYTES_PER_WEIGHT) * weights
     return corpus_bytes + checkpoints + 2 * 4 * weights + 2 * ANSWER_BYTES_PER_TOKEN * answer_tokens + OTHERS_BYTES
 
 

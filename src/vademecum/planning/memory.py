@@ -46,6 +46,8 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 NF4_BYTES_PER_WEIGHT = 0.5 + 1 / 64 + 4 / (64 * 256)
 OPTIMIZER_BYTES_PER_WEIGHT = 8
 """Of AdamW; what another optimizer needs less is not worth a term, an adapter being small."""
+ADAPTER_BYTES_PER_WEIGHT = 4 + 4 + OPTIMIZER_BYTES_PER_WEIGHT
+"""The weight and its gradient in float32, and the optimizer's state."""
 
 FREE_SHARE = 0.9
 """Of the free memory that a run may take when budget.memory_gb does not say."""
@@ -171,7 +173,7 @@ def _weights(folder: Path, lora: LoraConfig, dtype: str, quantization: Quantizat
             total += parameter.numel() * NF4_BYTES_PER_WEIGHT
         else:
             total += parameter.numel() + 4 * parameter.shape[0]
-    return round(total), adapter * (4 + 4 + OPTIMIZER_BYTES_PER_WEIGHT)
+    return round(total), adapter * ADAPTER_BYTES_PER_WEIGHT
 
 
 def _quantizable(model: Any) -> list[Any]:  # noqa: ANN401  torch modules are untyped here

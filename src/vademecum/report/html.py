@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from vademecum.report.document import Figure, Page
 from vademecum.report.material import ReportMaterial
 from vademecum.report.plain import visible
-from vademecum.report.sections import build_sections
-from vademecum.report.sentences import NOT_ADVICE, deck
+from vademecum.report.sections import build_page
+from vademecum.report.sentences import NOT_ADVICE
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -23,15 +23,7 @@ VERDICTS = {
 
 def render_html(report: Mapping[str, Any], material: ReportMaterial, *, public: bool) -> str:
     """The whole report; `public` leaves out every text of the corpus and of the systems."""
-    return render_page(
-        Page(
-            name=material.name,
-            kind="report",
-            deck=deck(report, material),
-            sections=tuple(build_sections(report, material, public=public)),
-            version=report["run"]["versions"].get("vademecum", ""),
-        )
-    )
+    return render_page(build_page(report, material, public=public))
 
 
 def render_page(page: Page) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 from vademecum.report.document import Block, Case, Cases, Command, Figure, Page, Points, Prose, Statements, Table
 from vademecum.report.material import ReportMaterial
 from vademecum.report.plain import visible
-from vademecum.report.sections import build_sections
-from vademecum.report.sentences import NOT_ADVICE, deck
+from vademecum.report.sections import build_page
+from vademecum.report.sentences import NOT_ADVICE
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _MARKS = re.compile(r"[\\`*|~$]|(?<!\w)_|_(?!\w)|\](?=\()")
@@ -19,15 +19,7 @@ _OPENING = re.compile(r"(?:(?=#)|(?=[-+=](?:[-+=\s]|$))|\d{1,9}(?=[.)](?:\s|$))|
 
 def render_markdown(report: Mapping[str, Any], material: ReportMaterial, *, public: bool) -> str:
     """The whole report; `public` leaves out every text of the corpus and of the systems."""
-    return render_page(
-        Page(
-            name=material.name,
-            kind="report",
-            deck=deck(report, material),
-            sections=tuple(build_sections(report, material, public=public)),
-            version=report["run"]["versions"].get("vademecum", ""),
-        )
-    )
+    return render_page(build_page(report, material, public=public))
 
 
 def render_page(page: Page) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vademecum.report import sentences, tables
-from vademecum.report.document import Block, Cases, Command, Figure, Points, Prose, Section, Statements
+from vademecum.report.document import Block, Cases, Command, Figure, Page, Points, Prose, Section, Statements
 from vademecum.report.examples import choose_cases
 from vademecum.report.figures import Interval, forest_plot, length_histogram, loss_curve
 from vademecum.report.material import ReportMaterial
@@ -17,6 +17,17 @@ FIELDS = {
     "source": "a source (no slices by it)",
     "cuis": "a concept identifier (the split cannot group by it)",
 }
+
+
+def build_page(report: Mapping[str, Any], material: ReportMaterial, *, public: bool) -> Page:
+    """A run's whole report, for either renderer."""
+    return Page(
+        name=material.name,
+        kind="report",
+        deck=sentences.deck(report, material),
+        sections=tuple(build_sections(report, material, public=public)),
+        version=report["run"]["versions"].get("vademecum", ""),
+    )
 
 
 def build_sections(report: Mapping[str, Any], material: ReportMaterial, *, public: bool) -> list[Section]:

@@ -12,7 +12,6 @@ from vademecum.study.claims import ClaimResult, Court
 from vademecum.study.declaration import StudyConfig
 from vademecum.study.effects import (
     BASE_MODEL,
-    BASELINE,
     STUDY_METRICS,
     Effect,
     NoiseFloor,
@@ -21,13 +20,10 @@ from vademecum.study.effects import (
     measure,
     noise_floor,
 )
-from vademecum.study.records import TrialResult
+from vademecum.study.records import BASELINE, COMBINED, TrialResult
 
 Variants = Mapping[str, Mapping[str, str]]
 """Factor → label of a level → name of the variant that has this level alone; `baseline` where it is the baseline's."""
-
-COMBINED = "combined"
-"""Stands for the factor of a grid's variants in which several levels differ."""
 
 
 class LevelEffects(Record):

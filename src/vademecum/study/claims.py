@@ -11,8 +11,9 @@ from vademecum.evaluation.compare import ALPHA
 from vademecum.records import Record
 from vademecum.report import numbers
 from vademecum.study.declaration import Claim, StudyConfig
-from vademecum.study.effects import BASELINE, VALIDATION_LOSS, Effect, NoiseFloor, Results, measure, noise_floor
+from vademecum.study.effects import VALIDATION_LOSS, Effect, NoiseFloor, Results, measure, noise_floor
 from vademecum.study.needed import Needed, find_needed, in_words
+from vademecum.study.records import BASELINE
 
 StudyVerdict = Literal["reproduced", "contradicted", "no real difference", "not shown"]
 

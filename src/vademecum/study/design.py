@@ -11,8 +11,8 @@ from vademecum.config import RunConfig, load_config
 from vademecum.errors import ConfigError
 from vademecum.files import digest_value
 from vademecum.study.declaration import Factor, StudyConfig
+from vademecum.study.records import BASELINE, COMBINED
 
-BASELINE = "baseline"
 LONGEST_NAME = 100
 BATCH_SETTINGS = {
     "train.per_device_train_batch_size", "train.gradient_accumulation_steps", "train.examples_per_step",
@@ -108,7 +108,7 @@ def lay_out_design(study: StudyConfig) -> Design:
         if len(levels) == 1:
             factors.setdefault(levels[0][0], {})[levels[0][1]] = same
         elif same == name:
-            factors.setdefault("combined", {})[name] = name
+            factors.setdefault(COMBINED, {})[name] = name
     _check_claims(study, aliases)
     return Design(study, tuple(known.values()), factors, aliases)
 
@@ -154,23 +154,28 @@ def _check_variant(name: str, config: RunConfig, base: RunConfig) -> None:
             f"{name} changes {', '.join(different)}, and all trials must share them",
             hint="compare such runs with `vade compare`, or put the change into `set`, for all",
         )
-    _check_run(config)
+    check_answering(config)
+    if config.budget.minutes is not None:
+        raise ConfigError(
+            f"budget.minutes = {config.budget.minutes:g}: trials that the clock cuts cannot be compared",
+            hint="give `minutes` to the study, and set = ['budget.minutes=none']",
+        )
 
 
-def _check_run(base: RunConfig) -> None:
-    if "tuned" not in base.generate.systems:
+def check_answering(config: RunConfig) -> None:
+    """Refuse a run whose tuned model would not answer, or not in the way that others answer in.
+
+    Raises:
+        ConfigError: it is such a run.
+    """
+    if "tuned" not in config.generate.systems:
         raise ConfigError(
             "a trial trains nothing: generate.systems lacks 'tuned'", hint="add it, or take another baseline"
         )
-    if base.generate.no_repeat_ngram_size == "auto":
+    if config.generate.no_repeat_ngram_size == "auto":
         raise ConfigError(
             "the trials would each choose a decoding of their own: generate.no_repeat_ngram_size is 'auto'",
             hint="set it for all: set = ['generate.no_repeat_ngram_size=0'] or 6",
-        )
-    if base.budget.minutes is not None:
-        raise ConfigError(
-            f"budget.minutes = {base.budget.minutes:g}: trials that the clock cuts cannot be compared",
-            hint="give `minutes` to the study, and set = ['budget.minutes=none']",
         )
 
 

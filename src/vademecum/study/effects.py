@@ -18,9 +18,8 @@ from statistics import fmean, stdev
 from vademecum.evaluation import METRICS, clustered_standard_error
 from vademecum.evaluation.compare import check_alike
 from vademecum.records import Record, Score
-from vademecum.study.records import TrialResult
+from vademecum.study.records import BASELINE, TrialResult
 
-BASELINE = "baseline"
 BASE_MODEL = "base"
 """Stands for the untrained base model where a variant is held against it."""
 VALIDATION_LOSS = "validation_loss"

@@ -20,7 +20,7 @@ from vademecum.study.analysis import StudyAnalysis
 from vademecum.study.declaration import StudyConfig
 from vademecum.study.design import Design, Trial, anchored, lay_out_design
 from vademecum.study.executors import Executor, Task
-from vademecum.study.folder import StudyFolder
+from vademecum.study.folder import FIXED, StudyFolder
 from vademecum.study.sizing import Sizing, size_study
 from vademecum.study.verdict import judge
 from vademecum.training import can_share
@@ -73,10 +73,10 @@ def run_study(study: StudyConfig, path: Path, setting: Setting) -> StudyAnalysis
 def prepare_study(study: StudyConfig, folder: StudyFolder, setting: Setting) -> tuple[Design, Sizing]:
     """Lay out the design, make the shared run up to its plan, and size the trials, once."""
     design = lay_out_design(study)
-    folder.declare(study)
+    known = folder.files.file("sizing.json").is_file()
+    folder.declare("study-config.json", study, fixed=FIXED if known else ())
     road = Road(folder.shared, anchored(design.baseline), setting.observer, setting.offline, setting.stop)
     run_shared(road, until="plan")
-    known = folder.files.file("sizing.json").is_file()
     before = folder.files.read_record("sizing.json", Sizing) if known else None
     plan = folder.shared.read_record("plan.json", Plan)
     sizing = size_study(design, plan, _lanes(plan), before)

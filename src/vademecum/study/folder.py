@@ -7,12 +7,14 @@ studies/NAME/
   study.json  study.md  study.html  study.tex
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from vademecum.errors import InputError, StaleError
+from vademecum.errors import StaleError
 from vademecum.records import Score
 from vademecum.runs import Run
-from vademecum.study.declaration import StudyConfig
+from vademecum.study.declaration import SearchConfig, StudyConfig
 from vademecum.study.design import Trial
 from vademecum.study.records import TrialResult, TrialStatus
 from vademecum.study.sizing import OWN_STAGES
@@ -24,25 +26,17 @@ FAILURE = "failure.json"
 TRIAL_STAGES = ("plan", *OWN_STAGES, "score/tuned", "report")
 
 
+def validation_losses(rows: Iterable[Mapping[str, Any]]) -> tuple[tuple[int, float], ...]:
+    """Step and validation loss, of the rows of training.jsonl that have one."""
+    return tuple((row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row)
+
+
 class StudyFolder:
     """Where a study lies; its artifacts are read and written as a run's are."""
 
     def __init__(self, path: Path) -> None:
         self.files = Run.create(path)
         self.path = self.files.path
-
-    @classmethod
-    def open(cls, path: Path) -> "StudyFolder":
-        """A directory that holds a study already.
-
-        Raises:
-            InputError: there is no study in it.
-        """
-        if not (path / "study-config.json").is_file():
-            raise InputError(
-                f"{path} is not a study: it has no study-config.json", hint="give the folder that `vade study` wrote"
-            )
-        return cls(path)
 
     @property
     def shared(self) -> Run:
@@ -57,21 +51,20 @@ class StudyFolder:
         """What a trial's process says."""
         return self.path / "trials" / trial.name / "trial.log"
 
-    def declare(self, study: StudyConfig) -> None:
-        """Write the declaration, unless what the trials were sized by has changed.
+    def declare(self, name: str, declared: StudyConfig | SearchConfig, *, fixed: Sequence[str]) -> None:
+        """Write the declaration, unless one of the `fixed` settings has changed.
 
         Raises:
-            StaleError: it has.
+            StaleError: one has.
         """
-        if self.files.file("sizing.json").is_file():
-            before = self.files.read_json("study-config.json")
-            changed = [name for name in FIXED if before[name] != study.model_dump(mode="json")[name]]
-            if changed:
-                raise StaleError(
-                    f"{', '.join(changed)} changed since the study in {self.path} was sized",
-                    hint="choose another directory with --out, or take the change back",
-                )
-        self.files.write_json("study-config.json", study.model_dump(mode="json"))
+        settings = declared.model_dump(mode="json")
+        before = self.files.read_json(name) if fixed else {}
+        if changed := [key for key in fixed if before[key] != settings[key]]:
+            raise StaleError(
+                f"{', '.join(changed)} changed since the trials in {self.path} were begun",
+                hint="choose another directory with --out, or take the change back",
+            )
+        self.files.write_json(name, settings)
 
     def check(self, trial: Trial) -> None:
         """Refuse a trial that was trained with other settings under the same name.
@@ -127,7 +120,7 @@ class StudyFolder:
             final_loss=training["final_loss"],
             validation_loss=training["validation_loss"],
             losses=tuple((row["step"], row["loss"]) for row in rows),
-            validation=tuple((row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row),
+            validation=validation_losses(rows),
             metrics=metrics,
             minutes=sum(entry.seconds for entry in own) / 60,
             peak_memory_bytes=max(entry.peak_memory_bytes for entry in own),

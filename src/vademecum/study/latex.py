@@ -7,7 +7,8 @@ from vademecum.report import numbers
 from vademecum.report.plain import visible
 from vademecum.study.analysis import StudyAnalysis
 from vademecum.study.claims import ClaimResult, metric_name
-from vademecum.study.effects import BASELINE, VALIDATION_LOSS
+from vademecum.study.effects import VALIDATION_LOSS
+from vademecum.study.records import BASELINE
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from vademecum.evaluation.compare import ALPHA
 from vademecum.records import Record
 from vademecum.report.numbers import counted, score
-from vademecum.study.effects import BASELINE, Effect, NoiseFloor
+from vademecum.study.effects import Effect, NoiseFloor
+from vademecum.study.records import BASELINE
 
 if TYPE_CHECKING:
     import numpy as np

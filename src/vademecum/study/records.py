@@ -4,6 +4,11 @@ from typing import Literal
 
 from vademecum.records import Estimate, Record
 
+BASELINE = "baseline"
+"""The variant that all others are held against; a search's default."""
+COMBINED = "combined"
+"""Stands for the factor of a grid's variants in which several levels differ."""
+
 TrialStatus = Literal["completed", "diverged", "unchanged", "failed"]
 """`diverged`: a number was not finite. `unchanged`: the adapter has no effect. `failed`: any other error."""
 

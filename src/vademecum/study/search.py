@@ -9,7 +9,6 @@ Trials are judged by validation loss. Only the baseline and the best one are wal
 the search has not seen. Every trial trains on the same number of examples, whatever its accumulation.
 """
 
-import hashlib
 import json
 import math
 import time
@@ -18,22 +17,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vademecum.config import RunConfig, load_config
-from vademecum.errors import ConfigError, InputError, RunError, StaleError, StoppedError
+from vademecum.errors import InputError, RunError, StoppedError
+from vademecum.files import digest_value
 from vademecum.planning import Plan
 from vademecum.records import Comparison, Record
 from vademecum.runs import Run
 from vademecum.stages import Road, compare_runs, run_shared
 from vademecum.stopping import Stop
 from vademecum.study.declaration import Range, SearchConfig
-from vademecum.study.design import anchored
+from vademecum.study.design import anchored, check_answering
 from vademecum.study.execution import Setting, trial_task
-from vademecum.study.folder import StudyFolder
+from vademecum.study.folder import StudyFolder, validation_losses
+from vademecum.study.records import BASELINE
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
-
-BASELINE = "baseline"
 
 
 class Tried(Record):
@@ -81,7 +80,7 @@ class PruningStop(Stop):
         """Why to stop; None means go on."""
         if reason := self._outer.asked:
             return reason
-        for step, loss in validation_losses(self._run)[self._told :]:
+        for step, loss in _losses(self._run)[self._told :]:
             self._trial.report(loss, step)
             self._told += 1
             self.pruned = self.pruned or self._trial.should_prune()
@@ -125,24 +124,11 @@ class _Search:
     @classmethod
     def prepare(cls, config: SearchConfig, folder: StudyFolder, setting: Setting) -> "_Search":
         """Check that the directory is this search's, and plan the baseline."""
-        declared = config.model_dump(mode="json")
-        kept = ("baseline", "set", "over")
-        if (folder.path / "trials" / BASELINE).is_dir():
-            before = folder.files.read_json("search-config.json")
-            if changed := [name for name in kept if before[name] != declared[name]]:
-                raise StaleError(
-                    f"{', '.join(changed)} changed since the search in {folder.path} was begun",
-                    hint="choose another directory with --out, or take the change back",
-                )
-        folder.files.write_json("search-config.json", declared)
+        begun = (folder.path / "trials" / BASELINE).is_dir()
+        folder.declare("search-config.json", config, fixed=("baseline", "set", "over") if begun else ())
         study = _open_optuna(config, folder)
         shared = load_config(config.baseline, config.set)
-        if shared.generate.no_repeat_ngram_size == "auto" or "tuned" not in shared.generate.systems:
-            raise ConfigError(
-                "the baseline and the best trial must answer in the same way: generate.no_repeat_ngram_size is 'auto', "
-                "or generate.systems lacks 'tuned'",
-                hint="set = ['generate.no_repeat_ngram_size=0'] or 6, and keep 'tuned' among the systems",
-            )
+        check_answering(shared)
         for one in config.over:  # a misspelt setting, before anything is trained
             value = one.choices[0] if one.choices else one.low
             load_config(config.baseline, [*config.set, f"{one.setting}={json.dumps(value)}"])
@@ -247,14 +233,13 @@ class _Search:
         summary = training_summary(run)
         if summary is not None:
             return {"status": summary["status"], "validation_loss": summary["validation_loss"]}
-        losses = validation_losses(run)
+        losses = _losses(run)
         return {"status": "pruned" if pruned else "failed", "validation_loss": losses[-1][1] if losses else None}
 
 
-def validation_losses(run: Run) -> list[tuple[int, float]]:
-    """Step and loss of a training at work."""
-    rows = run.read_lines("training.jsonl") if run.file("training.jsonl").is_file() else []
-    return [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
+def _losses(run: Run) -> tuple[tuple[int, float], ...]:
+    """Of a training at work."""
+    return validation_losses(run.read_lines("training.jsonl") if run.file("training.jsonl").is_file() else [])
 
 
 def training_summary(run: Run) -> dict[str, Any] | None:
@@ -307,4 +292,4 @@ def _suggest(trial: "optuna.Trial", one: Range) -> Any:  # noqa: ANN401  any set
 
 def _trial_name(settings: dict[str, Any]) -> str:
     """The same settings have the same directory, so that what is done of them is not done again."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return digest_value(settings)[:12]

@@ -33,8 +33,6 @@ class Sizing(Record):
     """Trial → what it is predicted to take alone."""
     shared_minutes: float
     """Predicted for the corpus, the plan and the answers that all trials share."""
-    peak_memory_bytes: int
-    """Predicted, of a trial."""
 
     @property
     def total_minutes(self) -> float:
@@ -73,7 +71,6 @@ def size_study(design: Design, plan: Plan, lanes: int = 1, before: Sizing | None
         optimizer_steps=steps,
         minutes={name: value / 60 for name, value in seconds.items()},
         shared_minutes=_shared_seconds(plan) / 60,
-        peak_memory_bytes=max(plan.predicted_peak_bytes.values()),
     )
 
 
@@ -118,16 +115,12 @@ def _affordable_pairs(design: Design, plan: Plan, trials: Sequence[Trial], lanes
 def _all_pairs(design: Design, plan: Plan) -> int:
     """Train pairs that the plan laid out: its passes in steps, times the examples of a step."""
     train = plan.apply(design.baseline).train
-    return max(1, round(plan.full_steps * _per_step(train.batch_shape) / train.num_train_epochs))
-
-
-def _per_step(shape: tuple[int, int]) -> int:
-    return shape[0] * shape[1]
+    return max(1, round(plan.full_steps * math.prod(train.batch_shape) / train.num_train_epochs))
 
 
 def _steps(config: RunConfig, pairs: int) -> int:
     train = config.train
-    return train.max_steps or max(1, round(train.num_train_epochs * pairs / _per_step(train.batch_shape)))
+    return train.max_steps or max(1, round(train.num_train_epochs * pairs / math.prod(train.batch_shape)))
 
 
 def _warmups(design: Design, trials: Sequence[Trial], steps: dict[str, int], *, scaled: bool | None) -> dict[str, int]:
@@ -153,7 +146,7 @@ def _warmups(design: Design, trials: Sequence[Trial], steps: dict[str, int], *, 
 def _seconds(config: RunConfig, plan: Plan, steps: int) -> float:
     """Of a trial alone; the validation losses are taken four times and at the end, whatever the steps."""
     beside = plan.predicted_seconds["train"] - plan.real_tokens / plan.rates.train_tokens_per_second
-    training = steps * _per_step(config.train.batch_shape) * _seconds_per_example(plan)
+    training = steps * math.prod(config.train.batch_shape) * _seconds_per_example(plan)
     return STARTUP_SECONDS + max(0.0, beside) + plan.predicted_seconds.get("predict/tuned", 0.0) + training
 
 

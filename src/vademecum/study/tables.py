@@ -8,9 +8,9 @@ from vademecum.report import numbers
 from vademecum.report.document import Table
 from vademecum.study.analysis import LevelEffects, StudyAnalysis
 from vademecum.study.claims import ClaimResult, metric_name
-from vademecum.study.effects import BASELINE, STUDY_METRICS, VALIDATION_LOSS, Effect, NoiseFloor
+from vademecum.study.effects import STUDY_METRICS, VALIDATION_LOSS, Effect, NoiseFloor
 from vademecum.study.figures import Spot
-from vademecum.study.records import TrialResult
+from vademecum.study.records import BASELINE, TrialResult
 
 
 def claims_table(claims: Sequence[ClaimResult]) -> Table:
