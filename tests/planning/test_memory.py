@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from vademecum.config import LoraConfig
+from vademecum.config import LoraConfig, load_config
 from vademecum.errors import SourceError
 from vademecum.planning import AnsweringShape, MemoryPrediction, TrainingShape, predict_memory
+from vademecum.planning.choice import fits
 
 SHAPE = TrainingShape(
     rows=4, width=128, trained_tokens=300, gradient_checkpointing=False, quantization="none", compact=True
@@ -103,3 +104,37 @@ def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="cannot be read") as caught:
         predict(tmp_path)
     assert str(tmp_path) in caught.value.message
+
+
+LARGE = {
+    "qlora-12gb": (
+        "phi3", 3.82e9,
+        {"vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
+         "num_attention_heads": 32, "num_key_value_heads": 32},
+    ),
+    "qlora-24gb": (
+        "qwen2", 7.62e9,
+        {"vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+         "num_attention_heads": 28, "num_key_value_heads": 4},
+    ),
+}  # fmt: skip
+"""Preset → model type, weights and shape of its base, as its publisher gives them."""
+
+
+@pytest.mark.parametrize("preset", LARGE)
+def test_a_large_base_fits_the_card_of_its_preset(preset: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    model_type, weights, shape = LARGE[preset]
+    AutoConfig.for_model(model_type, **shape, tie_word_embeddings=False).save_pretrained(tmp_path)
+    config = load_config(preset)
+    training = TrainingShape(
+        rows=2, width=config.train.max_length, trained_tokens=900, gradient_checkpointing=True,
+        quantization="nf4", compact=True,
+    )  # fmt: skip
+    answering = AnsweringShape(8, 128, config.generate.max_new_tokens)
+    found = predict_memory(tmp_path, config.lora, "bfloat16", training, answering)
+    assert found.answering_weights_bytes == pytest.approx(2 * weights, rel=0.01)
+    limit = (config.budget.memory_gb or 0) * 1e9
+    assert fits(found.training_bytes, round(limit)) and fits(found.answering_bytes, round(limit))
+    assert not fits(found.answering_bytes, round(limit / 2))

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +15,7 @@ import typer
 from vademecum.errors import InputError, StoppedError, UntrainedError, VademecumError, masked
 
 if TYPE_CHECKING:
-    from vademecum.config import RunConfig
-    from vademecum.runs import Run
-    from vademecum.stages import Observer
+    from vademecum.stages import Observer, Road
     from vademecum.stopping import Stop
 
 app = typer.Typer(
@@ -42,7 +41,9 @@ class Options:
 
 options = Options()
 
-Target = Annotated[str, typer.Argument(help="A preset (demo, cpu, paper, qlora-8gb) or a TOML file.")]
+Target = Annotated[
+    str, typer.Argument(help="A preset (demo, cpu, paper, qlora-8gb, qlora-12gb, qlora-24gb) or a TOML file.")
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")]
 DeclaredSettings = Annotated[
     list[str] | None,
@@ -82,14 +83,26 @@ def run(
     force: Annotated[list[str] | None, typer.Option(help="A stage to make anew, with all that follows.")] = None,
     stop_after: StopAfter = None,
 ) -> None:
-    """Walk the road from corpus to verdict; what is complete is not done again."""
+    """Walk the road from corpus to verdict; what is complete is not done again.
+
+    Started several times by torchrun or accelerate launch, the processes train together.
+    """
+    from vademecum.cli.signals import listening
     from vademecum.config import load_config
     from vademecum.runs import Run
+    from vademecum.stages import Road, Silence, run_road
     from vademecum.stopping import Stop
+    from vademecum.training import join_launcher
 
+    ranks = join_launcher()
     config = load_config(target, settings or [])
     place = Run.create(out or Path("runs") / _run_name(target))
-    _walk(place, config, Stop(stop_after), until=until, force=force or [])
+    road = Road(place, config, Silence(), options.offline, Stop(stop_after), ranks=ranks)
+    if ranks.lead:
+        _walk(road, until=until, force=force or [])
+    else:
+        with listening(Stop()):  # when to stop is for rank 0 to say
+            run_road(road)
 
 
 @app.command()
@@ -239,7 +252,7 @@ def trial(
     stop_after: StopAfter = None,
 ) -> None:
     """Run one trial of a study, or go on with it; `vade study` does the same for all of them."""
-    from vademecum.stages import Road
+    from vademecum.stages import Road, Silence
     from vademecum.stopping import Stop
     from vademecum.study import train_trials, trial_run
 
@@ -252,7 +265,7 @@ def trial(
                 lambda run, config, shared: Road(run, config, observer, options.offline, stop, shared),
             )
     place, config, shared = trial_run(folder, name)
-    _walk(place, config, stop, until=until, reuse=shared)
+    _walk(Road(place, config, Silence(), options.offline, stop, shared), until=until)
 
 
 @app.command()
@@ -286,23 +299,16 @@ def _watched(stop: "Stop") -> Iterator["Observer"]:
         yield observer
 
 
-def _walk(
-    place: "Run",
-    config: "RunConfig",
-    stop: "Stop",
-    *,
-    until: str | None,
-    force: Sequence[str] = (),
-    reuse: "Run | None" = None,
-) -> None:
+def _walk(road: "Road", *, until: str | None, force: Sequence[str] = ()) -> None:
     """Walk a run's road, and show how far it came."""
     from vademecum.cli import screens
-    from vademecum.stages import Road, run_road
+    from vademecum.stages import run_road
 
+    place = road.run
     untrained: UntrainedError | None = None
-    with _watched(stop) as observer:
+    with _watched(road.stop) as observer:
         try:
-            run_road(Road(place, config, observer, options.offline, stop, reuse), until=until, force=force)
+            run_road(replace(road, observer=observer), until=until, force=force)
         except UntrainedError as error:
             untrained = error  # what was done all the same is shown first
     if place.file("report.json").is_file() and until in (None, "report"):

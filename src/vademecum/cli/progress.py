@@ -7,31 +7,9 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from vademecum.stages import Silence
+
 LINE_EVERY_SECONDS = 20.0
-
-
-class Silence:
-    """Shows nothing."""
-
-    def __enter__(self) -> "Silence":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-    def begin(self, stage: str) -> None:
-        """Nothing to show."""
-
-    def skip(self, stage: str) -> None:
-        """Nothing to show."""
-
-    def progress(self, done: float, total: float, unit: str) -> None:
-        """Nothing to show."""
-
-    def say(self, text: str) -> None:
-        """Nothing to show."""
 
 
 class Progress(Silence):

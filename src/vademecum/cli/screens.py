@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vademecum.cli.progress import Progress, Silence
+from vademecum.cli.progress import Progress
 from vademecum.hardware import Hardware
 from vademecum.planning import Plan
 from vademecum.records import Comparison
 from vademecum.report import changes, why_untrained
 from vademecum.report.plain import visible
 from vademecum.runs import Run
+from vademecum.stages import Silence
 
 if TYPE_CHECKING:
     from vademecum.stages import Observer

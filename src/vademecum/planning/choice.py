@@ -76,17 +76,30 @@ class Candidate(Settings):
         return Settings(**self.model_dump(include=set(Settings.model_fields)))
 
 
-def possible_settings(train: TrainConfig, model: ModelConfig, *, can_be_compact: bool) -> list[Settings]:
+def possible_settings(
+    train: TrainConfig, model: ModelConfig, *, can_be_compact: bool, processes: int = 1
+) -> list[Settings]:
     """All settings that the user leaves open, the largest micro-batches first.
 
     Recomputed activations make so many holes in a heap that checkpointing takes hardly less there: it is always compact
-    where that can be.
+    where that can be. Several processes share the micro-batches of a step evenly.
+
+    Raises:
+        ConfigError: the micro-batches that are configured cannot be shared.
     """
     size, accumulation = train.batch_shape
     shapes = [(size, accumulation)]
     if train.per_device_train_batch_size is None and train.gradient_accumulation_steps is None:
         examples = train.examples_per_step
         shapes = [(examples // count, count) for count in range(1, examples + 1) if examples % count == 0]
+    shapes = [(rows, count) for rows, count in shapes if count % processes == 0]
+    if not shapes:
+        raise ConfigError(
+            f"{processes} processes cannot share the {size * accumulation} examples of an optimizer step in "
+            f"micro-batches of {size}, each process as many as the others",
+            hint="set train.gradient_accumulation_steps (or, leaving that open, train.examples_per_step) to a multiple "
+            f"of {processes}, or start another number of processes",
+        )
     switches = [False, True] if train.gradient_checkpointing is None else [train.gradient_checkpointing]
     quantizations: list[Quantization] = ["none", "nf4"] if model.quantization == "auto" else [model.quantization]
     return [

@@ -146,14 +146,16 @@ def process_bytes(device: Device) -> int:
     return process_memory_bytes() + LIBRARIES_BYTES
 
 
-def memory_limit_bytes(budget: BudgetConfig, hardware: Hardware, device: Device) -> int:
-    """What a run may take: budget.memory_gb, or nine tenths of what is free."""
+def memory_limit_bytes(budget: BudgetConfig, hardware: Hardware, device: Device, processes: int = 1) -> int:
+    """What each of a machine's processes may take: budget.memory_gb, or nine tenths of what is free; on a GPU they have
+    one each, without they share it."""
+    sharing = 1 if device == "cuda" else processes
     if budget.memory_gb is not None:
-        return round(budget.memory_gb * 1e9)
+        return round(budget.memory_gb * 1e9 / sharing)
     free = hardware.memory_free_bytes
     if device == "cuda":
         free = min([hardware.device_memory_bytes, *gpu_free_bytes().values()])
-    return round(free * FREE_SHARE)
+    return round(free * FREE_SHARE / sharing)
 
 
 @lru_cache

@@ -44,7 +44,10 @@ class Plan(Record):
     """Slots of the largest micro-batch."""
     real_tokens: int
     """Of the steps that are planned."""
+    processes: int = 1
+    """That train together, each on its share of the micro-batches of a step."""
     memory: MemoryPrediction
+    """Of one process."""
     process_bytes: int
     """What the process took before any weights, measured; on CUDA the context, an estimate."""
     memory_limit_bytes: int
@@ -99,6 +102,8 @@ class Workload:
     """Predicted seconds per answering stage."""
     spent_seconds: float
     """Already gone: preparing, auditing, probing."""
+    processes: int = 1
+    """That train together."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ def choose_steps(work: Workload, rates: Rates, train: TrainConfig, budget: Budge
     """
     if rates.train_tokens_per_second == 0:  # no system needs an adapter
         return Steps(0, "epochs", warmup_steps=0, eval_steps=1, save_steps=1, train_seconds=0.0)
-    step_seconds = work.tokens_per_step / rates.train_tokens_per_second
+    step_seconds = work.tokens_per_step / (rates.train_tokens_per_second * work.processes)
     evaluation_seconds = work.validation_tokens / rates.evaluation_tokens_per_second
     wanted = train.max_steps or work.full_steps
     ended_by: Literal["epochs", "budget", "max_steps"] = "max_steps" if train.max_steps else "epochs"

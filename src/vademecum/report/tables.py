@@ -117,7 +117,7 @@ def recipe_table(report: Mapping[str, Any], material: ReportMaterial) -> Table:
         rows += [
             ("adapter", f"LoRA, r {lora.r}, lora_alpha {lora.lora_alpha}, dropout {lora.lora_dropout:g}, on {layers}"),
             ("rows", f"{train.batching}, max_length {train.max_length}, overlong answers {train.overlong}"),
-            ("examples per step", f"{batch * accumulated} ({batch} × {accumulated})"),
+            ("examples per step", f"{batch * accumulated} ({batch} × {accumulated})" + _shared(material.plan)),
             ("optimizer", f"{train.optim}, peak learning rate {train.learning_rate:g}, {train.lr_scheduler_type}, "
              f"{material.plan['warmup_steps']} warmup steps"),
             ("optimizer steps", steps_taken(material, training["optimizer_steps"])),
@@ -128,6 +128,11 @@ def recipe_table(report: Mapping[str, Any], material: ReportMaterial) -> Table:
         ]  # fmt: skip
     rows.append(("seed", str(run["seed"])))
     return Table(("what", "value"), tuple(rows), text_columns=2)
+
+
+def _shared(plan: Mapping[str, Any]) -> str:
+    processes = plan.get("processes", 1)
+    return f", shared by {processes} processes" if processes > 1 else ""
 
 
 def _speed(report: Mapping[str, Any]) -> str:

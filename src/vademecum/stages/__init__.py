@@ -10,14 +10,15 @@ from vademecum.runs import Run
 from vademecum.stages.answer import decoding_stage, predict_stage
 from vademecum.stages.plan import PLAN, forecast
 from vademecum.stages.prepare import PREPARE, prepare
-from vademecum.stages.road import Observer, Road, Stage, walk
+from vademecum.stages.road import Observer, Road, Silence, Stage, walk
 from vademecum.stages.together import train_runs_together
-from vademecum.stages.train import TRAIN, check_trained
+from vademecum.stages.train import TRAIN, check_trained, help_train
 from vademecum.stages.verdict import compare_runs, render_again, report_stage, score_stage
 
 __all__ = [
     "Observer",
     "Road",
+    "Silence",
     "Stage",
     "compare_runs",
     "forecast_run",
@@ -47,14 +48,22 @@ def stages_of(config: RunConfig) -> list[Stage]:
 def run_road(road: Road, *, until: str | None = None, force: Iterable[str] = ()) -> None:
     """Walk from the corpus to the verdict; only what is missing or out of date is done.
 
+    Of several processes rank 0 walks, and the others help it to train.
+
     Raises:
         UntrainedError: all is done but for the tuned system, because training diverged or changed nothing.
         StaleError: finished training or predictions would be overwritten without being named in `force`.
         StoppedError: `road.stop` was asked to; walking again goes on from there.
         VademecumError: any stage's own.
     """
+    if not road.ranks.lead:
+        help_train(road)
+        return
     stages = stages_of(road.config)
-    walk(road, stages, until=until, force=force)
+    try:
+        walk(road, stages, until=until, force=force)
+    finally:
+        road.ranks.dismiss()
     if TRAIN in stages and until not in ("prepare", "plan"):
         check_trained(road.run)
 

@@ -13,7 +13,7 @@ from vademecum.files import write_whole
 from vademecum.runs import Run
 from vademecum.stages.material import Base, Pairs, subset
 from vademecum.stages.prepare import prepare
-from vademecum.stages.road import Road
+from vademecum.stages.road import Road, Silence
 from vademecum.training import SupervisionAudit, audit_supervision, build_examples, render_example
 
 
@@ -43,27 +43,11 @@ class TrainingAudit:
         }
 
 
-class _Silent:
-    """An observer that keeps quiet; the audit's own screen tells what matters."""
-
-    def begin(self, stage: str) -> None:
-        """Nothing to show."""
-
-    def skip(self, stage: str) -> None:
-        """Nothing to show."""
-
-    def progress(self, done: float, total: float, unit: str) -> None:
-        """Nothing to show."""
-
-    def say(self, text: str) -> None:
-        """Nothing to show."""
-
-
 def audit_training(target: str | Path, settings: Sequence[str], examples: int, offline: bool) -> TrainingAudit:
     """Prepare the corpus in a temporary folder and audit the rows that would be trained on."""
     config = load_config(target, settings)
     with tempfile.TemporaryDirectory() as folder:
-        road = Road(Run.create(Path(folder)), config, _Silent(), offline)
+        road = Road(Run.create(Path(folder)), config, Silence(), offline)
         prepare(road, Path(folder))
         base = Base.locate(road)
         pairs = Pairs.read(road).train(config)

@@ -96,6 +96,7 @@ def decide(situation: Situation, size: Size, rates: Rates, spent_seconds: float,
         validation_tokens=sum(example.length for example in situation.validation),
         answering=answering,
         spent_seconds=spent_seconds,
+        processes=situation.ranks.size,
     )
     steps = choose_steps(work, rates, config.train, config.budget)
     return Plan(
@@ -115,6 +116,7 @@ def decide(situation: Situation, size: Size, rates: Rates, spent_seconds: float,
         candidates=size.candidates,
         micro_batch_tokens=layout.worst_tokens,
         real_tokens=round(work.tokens_per_step * steps.optimizer_steps),
+        processes=work.processes,
         memory=size.memory,
         process_bytes=size.process_bytes,
         memory_limit_bytes=size.limit_bytes,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 from vademecum.config import RunConfig
@@ -14,6 +15,7 @@ from vademecum.hardware import PeakMemory
 from vademecum.runs import Entry, Run
 from vademecum.stages.measuring import library_versions
 from vademecum.stopping import Stop
+from vademecum.training import ALONE, Ranks
 
 
 class Observer(Protocol):
@@ -32,6 +34,30 @@ class Observer(Protocol):
         """Something that the user should know."""
 
 
+class Silence:
+    """An observer that shows nothing."""
+
+    def __enter__(self) -> "Silence":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def begin(self, stage: str) -> None:
+        """Nothing to show."""
+
+    def skip(self, stage: str) -> None:
+        """Nothing to show."""
+
+    def progress(self, done: float, total: float, unit: str) -> None:
+        """Nothing to show."""
+
+    def say(self, text: str) -> None:
+        """Nothing to show."""
+
+
 @dataclass(frozen=True)
 class Road:
     """What every stage is given: the run directory, its configuration, and who watches."""
@@ -44,6 +70,8 @@ class Road:
     """Asked between stages, and within those that take long."""
     reuse: Run | None = None
     """A run whose finished stages are taken over where they were made from the same inputs."""
+    ranks: Ranks = ALONE
+    """The processes that train together."""
 
 
 @dataclass(frozen=True)

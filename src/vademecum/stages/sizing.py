@@ -28,7 +28,7 @@ from vademecum.sources import cache_folder
 from vademecum.stages.answer import decoding_for, tried_systems
 from vademecum.stages.material import Base, Pairs, prompts_for, subset
 from vademecum.stages.road import Road
-from vademecum.training import Example, Layout, audit_supervision, build_examples, check_audit, lay_out
+from vademecum.training import ALONE, Example, Layout, Ranks, audit_supervision, build_examples, check_audit, lay_out
 
 HISTOGRAM_BINS = 32
 ANSWER_ROWS: dict[Device, int] = {"cpu": 64, "cuda": 256, "mps": 64}
@@ -45,6 +45,8 @@ class Situation:
     validation: list[Example]
     prompts: dict[str, list[Prompt]]
     """Per system that the model answers; the validation pairs' under `decoding`."""
+    ranks: Ranks = ALONE
+    """The processes that will train."""
 
     @property
     def trained(self) -> bool:
@@ -109,6 +111,7 @@ def look(road: Road, base: Base) -> Situation:
         examples=examples,
         validation=build_examples(validation, base.tokenizer, config.prompt, config.train),
         prompts=prompts,
+        ranks=road.ranks,
     )
 
 
@@ -129,7 +132,7 @@ def choose_size(situation: Situation) -> Size:
     hardware = probe_hardware(rates_cache=cache_folder())
     device, dtype, reason = _number_format(config, hardware)
     process = process_bytes(device)
-    limit = memory_limit_bytes(config.budget, hardware, device)
+    limit = memory_limit_bytes(config.budget, hardware, device, situation.ranks.local_size)
     predictor = _Predictor(situation, device, dtype, process)
     rows, answering = _answer_rows(predictor, limit)
     candidates = predictor.candidates(limit) if situation.trained else []
@@ -199,20 +202,22 @@ class _Predictor:
         train = self.situation.config.train
         layout = self.situation.layout(train)
         return weigh(
-            possible_settings(train, self.situation.config.model, can_be_compact=self.can_be_compact),
+            self._possible(train),
             layout.slots / layout.steps / (train.batch_shape[0] * train.batch_shape[1]),
             self.device,
             lambda settings: self.training_bytes(settings, train),
             limit_bytes,
         )
 
+    def _possible(self, train: TrainConfig) -> list[Settings]:
+        model, processes = self.situation.config.model, self.situation.ranks.size
+        return possible_settings(train, model, can_be_compact=self.can_be_compact, processes=processes)
+
     def nearest(self, limit_bytes: int) -> str:
         """What would fit instead, predicted like the rest."""
         train, model = self.situation.config.train, self.situation.config.model
-        least = possible_settings(
-            train.model_copy(update={"per_device_train_batch_size": 1, "gradient_checkpointing": True}),
-            model,
-            can_be_compact=self.can_be_compact,
+        least = self._possible(
+            train.model_copy(update={"per_device_train_batch_size": 1, "gradient_checkpointing": True})
         )[-1]
         tries = [("one example per micro-batch with gradient checkpointing", least, train)]
         if model.quantization == "none":

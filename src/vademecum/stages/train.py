@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 import time
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vademecum.config import BudgetConfig, RunConfig
 from vademecum.config.sections import System, TrainConfig
-from vademecum.errors import UntrainedError
+from vademecum.errors import RunError, UntrainedError
 from vademecum.files import publish_folder, write_json
 from vademecum.hardware import compact_memory
 from vademecum.models import attach_adapter, save_adapter
@@ -19,7 +20,15 @@ from vademecum.runs import Run
 from vademecum.stages.material import Base, Pairs, model_digest, subset
 from vademecum.stages.road import Road, Stage
 from vademecum.stopping import Stop
-from vademecum.training import Adaptation, TrainingData, TrainingSummary, build_examples, lay_out, train
+from vademecum.training import (
+    Adaptation,
+    DismissedError,
+    TrainingData,
+    TrainingSummary,
+    build_examples,
+    lay_out,
+    train,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -96,6 +105,41 @@ class RunSink:
 
 
 @dataclass(frozen=True)
+class SilentSink:
+    """For the ranks that write nothing: what they are asked, rank 0 answers."""
+
+    checkpoints: Path
+    stop: Stop = field(default_factory=Stop)
+
+    def done(self) -> int:
+        """Not asked."""
+        return 0
+
+    def seconds(self) -> float:
+        """Not asked."""
+        return 0.0
+
+    def adaptations(self) -> list[Adaptation]:
+        """Not asked."""
+        return []
+
+    def adapt(self, adaptation: Adaptation) -> None:
+        """Rank 0 writes it."""
+
+    def say(self, text: str) -> None:
+        """Rank 0 says it."""
+
+    def step(self, row: dict[str, Any]) -> None:
+        """Rank 0 writes it."""
+
+    def timing(self, row: dict[str, Any]) -> None:
+        """Rank 0 writes it."""
+
+    def truncate(self, step: int) -> None:
+        """Rank 0 does."""
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A training of a run, ready but for the model."""
 
@@ -119,23 +163,34 @@ class Prepared:
 
 
 def prepare_training(road: Road) -> Prepared:
-    """Build the rows and lay them out for just the steps that the plan decided."""
+    """Build the rows and lay them out for just the steps that the plan decided.
+
+    Raises:
+        RunError: the plan was made for another number of processes.
+    """
     plan = road.run.read_record("plan.json", Plan)
+    if plan.processes != road.ranks.size:
+        raise RunError(
+            f"the plan is for {plan.processes} processes, and {road.ranks.size} were started",
+            hint=f"start {plan.processes} (with torchrun --nproc-per-node, if more than one), or give --force plan",
+        )
     config = plan.apply(road.config)
     pairs, base = Pairs.read(road), Base.locate(road)
     base.check(plan)
     examples = build_examples(pairs.train(config), base.tokenizer, config.prompt, config.train)
     validation = subset(pairs.of("validation"), config.train.eval_pairs, config.seed)
     lengths = [example.length for example in examples]
+    layout = lay_out(lengths, config.train, seed=config.training_seed, steps=plan.optimizer_steps)
     data = TrainingData(
         examples=examples,
         validation=build_examples(validation, base.tokenizer, config.prompt, config.train),
-        layout=lay_out(lengths, config.train, seed=config.training_seed, steps=plan.optimizer_steps),
+        layout=replace(layout, processes=plan.processes),
         pad_id=base.tokenizer.pad_token_id,
         dtype=plan.dtype,
         device=plan.device,
         save_steps=plan.save_steps,
         eval_steps=plan.eval_steps,
+        ranks=road.ranks,
     )
     settings = config.train.model_copy(update={"max_steps": plan.optimizer_steps, "warmup_steps": plan.warmup_steps})
     return Prepared(config, plan, base, data, settings)
@@ -146,17 +201,34 @@ def run_training(road: Road, folder: Path) -> None:
     started = time.monotonic()
     prepared = prepare_training(road)
     plan, budget = prepared.plan, road.config.budget
-    model = attach_adapter(prepared.load(), prepared.config.lora, prepared.seed)
-    data = replace(
-        prepared.data,
-        memory_limit_bytes=_memory_limit(budget, plan),
-        time_limit_seconds=_time_limit(budget, plan, loading=time.monotonic() - started),
-    )
+    sink = RunSink(road, folder, plan.optimizer_steps)
     # Beside the checkpoints, where the Trainer would put them, they would go when training is finished.
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(road.run.file("trackers"))
-    sink = RunSink(road, folder, plan.optimizer_steps)
-    summary = train(model, prepared.base.tokenizer, data, prepared.settings, sink, prepared.seed)
+    road.ranks.call_up(checkpoints=str(sink.checkpoints), device=plan.device)
+    with road.ranks.together(plan.device):
+        model = attach_adapter(prepared.load(), prepared.config.lora, prepared.seed)
+        data = replace(
+            prepared.data,
+            memory_limit_bytes=_memory_limit(budget, plan),
+            time_limit_seconds=_time_limit(budget, plan, loading=time.monotonic() - started),
+        )
+        summary = train(model, prepared.base.tokenizer, data, prepared.settings, sink, prepared.seed)
     publish(road, folder, summary, model, prepared.base)
+
+
+def help_train(road: Road) -> None:
+    """Be one of the processes that rank 0, which walks the same road, trains with; return when it needs no more help.
+
+    What rank 0 has written before is read, and nothing of the run is written but the own random state in checkpoints.
+    """
+    order = road.ranks.wait_for_order()
+    if order is None:
+        return
+    prepared = prepare_training(road)
+    with suppress(DismissedError), road.ranks.together(order["device"]):
+        model = attach_adapter(prepared.load(), prepared.config.lora, prepared.seed)
+        sink = SilentSink(Path(order["checkpoints"]))
+        train(model, prepared.base.tokenizer, prepared.data, prepared.settings, sink, prepared.seed)
 
 
 def publish(road: Road, folder: Path, summary: TrainingSummary, model: "PeftModel", base: Base) -> None:
@@ -174,7 +246,7 @@ def publish(road: Road, folder: Path, summary: TrainingSummary, model: "PeftMode
 
 def _memory_limit(budget: BudgetConfig, plan: Plan) -> int | None:
     """A CUDA device says itself when its memory is full."""
-    return int(budget.memory_gb * 1e9) if budget.memory_gb is not None and plan.device == "cpu" else None
+    return plan.memory_limit_bytes if budget.memory_gb is not None and plan.device == "cpu" else None
 
 
 def _time_limit(budget: BudgetConfig, plan: Plan, loading: float) -> float | None:

@@ -4,6 +4,7 @@ from vademecum.training.adaptations import NOT_REPEATED, Adaptation
 from vademecum.training.arguments import CHECKPOINTS_KEPT, WARMUP_SHARE, check_arguments
 from vademecum.training.batching import Layout, lay_out
 from vademecum.training.loss import evaluation_rate
+from vademecum.training.ranks import ALONE, DismissedError, Ranks, join_launcher
 from vademecum.training.shared_base import Member, SharedAdapters, Sharing, can_share, train_together
 from vademecum.training.supervision import (
     Example,
@@ -16,13 +17,16 @@ from vademecum.training.supervision import (
 from vademecum.training.trainer import StepTiming, TrainingData, TrainingSink, TrainingSummary, probe_steps, train
 
 __all__ = [
+    "ALONE",
     "CHECKPOINTS_KEPT",
     "NOT_REPEATED",
     "WARMUP_SHARE",
     "Adaptation",
+    "DismissedError",
     "Example",
     "Layout",
     "Member",
+    "Ranks",
     "SharedAdapters",
     "Sharing",
     "StepTiming",
@@ -36,6 +40,7 @@ __all__ = [
     "check_arguments",
     "check_audit",
     "evaluation_rate",
+    "join_launcher",
     "lay_out",
     "probe_steps",
     "render_example",

@@ -36,6 +36,8 @@ class Layout:
     """Tokens of every example, in the order of the examples."""
     packed: bool = False
     """A micro-batch is one row: its examples end to end, without padding."""
+    processes: int = 1
+    """That share the micro-batches of a step, each as many as the others."""
 
     @property
     def steps(self) -> int:
@@ -91,6 +93,11 @@ class Layout:
         drawn = Random(seed).choices(range(self.steps), k=steps)
         return self.select([worst // self.accumulation, *drawn])
 
+    def share(self, rank: int) -> "Layout":
+        """What process `rank`, counted from zero, does of every step."""
+        batches = [rows for number in range(self.steps) for rows in self.step(number)[rank :: self.processes]]
+        return replace(self, micro_batches=batches, accumulation=self.accumulation // self.processes, processes=1)
+
     def halved(self) -> "Layout":
         """The same examples in the same steps, in twice as many micro-batches.
 
@@ -103,6 +110,7 @@ class Layout:
         """
         steps = [self.step(number) for number in range(self.steps)]
         count = min(2 * self.accumulation, *(sum(map(len, batches)) for batches in steps))
+        count -= count % self.processes
         if count == self.accumulation:
             raise RunError(
                 f"training needs more memory than it may have, and its micro-batches cannot be made smaller: an "

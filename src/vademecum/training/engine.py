@@ -3,7 +3,7 @@ loss."""
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from vademecum.training.batching import collate, collate_packed
 from vademecum.training.checkpoints import is_whole, sealed
 from vademecum.training.loss import mean_loss, summed_loss, trained_tokens
 from vademecum.training.protocol import TrainingData
+from vademecum.training.ranks import Ranks
 from vademecum.training.watch import Watch
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _layout_trainer() -> Any:  # noqa: ANN401  untyped base
 
         def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[Any, int]:  # noqa: ANN401
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-            return batches, sum(trained_tokens(batch["labels"]) for batch in batches)
+            return batches, self.data.ranks.total(sum(trained_tokens(batch["labels"]) for batch in batches))
 
         def compute_loss(
             self,
@@ -147,7 +148,8 @@ def _layout_trainer() -> Any:  # noqa: ANN401  untyped base
             return_outputs: bool = False,
             num_items_in_batch: int | None = None,
         ) -> "Tensor":
-            return summed_loss(model, inputs) / max(1, num_items_in_batch or 0)
+            # Gradients and logged losses of several processes are averaged, and the step's loss is their sum.
+            return summed_loss(model, inputs) * self.data.ranks.size / max(1, num_items_in_batch or 0)
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             if "loss" in logs:
@@ -164,8 +166,10 @@ def _layout_trainer() -> Any:  # noqa: ANN401  untyped base
             return {"eval_loss": loss}
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
-            with sealed(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            ranks, checkpoint = self.data.ranks, Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            with sealed(checkpoint) if ranks.lead else nullcontext():
                 super()._save_checkpoint(model, trial)
+                ranks.meet()  # every process puts its random state into it
 
         def create_model_card(self, *_: object, **__: object) -> None:
             """The adapter's card is written from the finished run, not from a checkpoint."""
@@ -184,11 +188,12 @@ def build_loader(data: TrainingData) -> "DataLoader[Any]":
     """A loader over `data.examples` whose batches are the layout's micro-batches, in order."""
     from torch.utils.data import DataLoader
 
-    if data.layout.packed:
+    layout = data.share
+    if layout.packed:
         join: Callable[..., dict[str, Tensor]] = partial(collate_packed, pad_id=data.pad_id)
     else:
-        join = partial(collate, pad_id=data.pad_id, pad_to=data.layout.pad_to)
-    return DataLoader(data.examples, batch_sampler=data.layout.micro_batches, collate_fn=join)  # type: ignore[arg-type]
+        join = partial(collate, pad_id=data.pad_id, pad_to=layout.pad_to)
+    return DataLoader(data.examples, batch_sampler=layout.micro_batches, collate_fn=join)  # type: ignore[arg-type]
 
 
 def _last_step_callback() -> Any:  # noqa: ANN401  untyped base
@@ -214,11 +219,13 @@ class Adapted(Exception):  # noqa: N818  no error: ends training where it can go
         self.adaptation = adaptation
 
 
-def boundary_callback(trainer: "SFTTrainer", stop: Stop, watch: Watch) -> Any:  # noqa: ANN401  untyped base
+def boundary_callback(trainer: Any, stop: Stop, watch: Watch) -> Any:  # noqa: ANN401  untyped base
     """Ends training with a checkpoint of the last finished step: after the micro-batch in flight when it is asked to
-    stop, before a step when it must change its course."""
+    stop (of several processes: before a step, where they agree), before a step when it must change its course."""
     import torch
     from transformers import TrainerCallback
+
+    ranks: Ranks = trainer.data.ranks
 
     class Boundary(TrainerCallback):  # type: ignore[misc]  # untyped base
         """Weights, optimizer and schedule change at the end of a step only; the random state with every dropout."""
@@ -226,21 +233,23 @@ def boundary_callback(trainer: "SFTTrainer", stop: Stop, watch: Watch) -> Any:  
         def on_step_begin(self, *_: object, **__: object) -> None:
             self._cpu, self._cuda = torch.get_rng_state(), torch.cuda.get_rng_state_all()
             self._heed()
-            if adaptation := watch.look(trainer.state.global_step):
+            if adaptation := ranks.agree(lambda: watch.look(trainer.state.global_step)):
                 self._save()
                 raise Adapted(adaptation)
 
         def on_substep_end(self, *_: object, **__: object) -> None:
-            self._heed()
+            if ranks.alone:
+                self._heed()
 
         def _heed(self) -> None:
-            if stop.asked:
+            if ranks.agree(lambda: stop.asked):
                 self._save()
-                stop.check()
+                ranks.agree(stop.check)
 
         def _save(self) -> None:
             step = trainer.state.global_step
-            if step > 0 and not is_whole(Path(trainer.args.output_dir) / f"checkpoint-{step}"):
+            checkpoint = Path(trainer.args.output_dir) / f"checkpoint-{step}"
+            if step > 0 and not ranks.agree(lambda: is_whole(checkpoint)):
                 torch.set_rng_state(self._cpu)
                 torch.cuda.set_rng_state_all(self._cuda)
                 trainer._save_checkpoint(trainer.model, trial=None)

@@ -94,4 +94,4 @@ def _batches(examples: Sequence[Example], most_tokens: int) -> list[list[Example
 
 
 def _output_layer(model: Any) -> Any:  # noqa: ANN401  transformers' models are untyped here
-    return model.get_output_embeddings()
+    return getattr(model, "module", model).get_output_embeddings()  # inside of DistributedDataParallel

@@ -8,6 +8,7 @@ from vademecum.records import Record
 from vademecum.stopping import Stop
 from vademecum.training.adaptations import Adaptation, Schedule
 from vademecum.training.batching import Layout
+from vademecum.training.ranks import ALONE, Ranks
 from vademecum.training.supervision import Example
 
 TrainingStatus = Literal["completed", "diverged", "unchanged"]
@@ -38,6 +39,13 @@ class TrainingData:
     """What the whole training may take, over all sittings; when it would take longer, steps are cut. None: no limit."""
     schedule: Schedule | None = None
     """How the layout's steps run along the learning-rate schedule; none: as planned."""
+    ranks: Ranks = ALONE
+    """The processes that train together; the layout is that of all of them."""
+
+    @property
+    def share(self) -> Layout:
+        """What of the layout this process does."""
+        return self.layout.share(self.ranks.rank)
 
 
 class TrainingSink(Protocol):

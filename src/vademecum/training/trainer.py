@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vademecum.config.sections import TrainConfig
-from vademecum.errors import DivergedError
+from vademecum.errors import DivergedError, RunError
 from vademecum.hardware import PeakMemory, release_memory
 from vademecum.models import logits_change, stays_finite
 from vademecum.training.adaptations import follow, halving
@@ -52,13 +52,15 @@ def train(
 
     untrained = _adapter_weights(model)
     while True:
-        layout, schedule = follow(data.layout, sink.adaptations())
+        layout, schedule = follow(data.layout, data.ranks.agree(sink.adaptations))
         try:
             history, remark = _attempt(
                 model, tokenizer, replace(data, layout=layout, schedule=schedule), config, sink, seed
             )
             break
         except torch.OutOfMemoryError:
+            if not data.ranks.alone:
+                raise _out_of_memory(data) from None
             adaptation = halving(layout, sink.done())
         except Adapted as change:
             adaptation = change.adaptation
@@ -69,7 +71,16 @@ def train(
     status: TrainingStatus = "diverged" if remark else "completed"
     if not remark:
         status, remark = judge(model, data)
-    return summarise(history, sink, status, remark)
+    return data.ranks.agree(lambda: summarise(history, sink, status, remark))
+
+
+def _out_of_memory(data: TrainingData) -> RunError:
+    """One process has left a step that the others are in, so they cannot go on together."""
+    return RunError(
+        f"rank {data.ranks.rank} of {data.ranks.size} is out of memory with micro-batches of up to "
+        f"{data.layout.worst_tokens} tokens",
+        hint="lower train.per_device_train_batch_size, or set train.gradient_checkpointing, and begin anew",
+    )
 
 
 def _attempt(
@@ -81,8 +92,14 @@ def _attempt(
     seed: int,
 ) -> tuple[list[dict[str, Any]], str]:
     """Train to the end, or to the first number that is not finite: what was logged, and what was found."""
-    checkpoint = newest_checkpoint(sink.checkpoints, sink.done(), sink.say)
-    sink.truncate(step_of(checkpoint) if checkpoint else 0)
+    import torch
+
+    def find_start() -> Path | None:
+        checkpoint = newest_checkpoint(sink.checkpoints, sink.done(), sink.say)
+        sink.truncate(step_of(checkpoint) if checkpoint else 0)
+        return checkpoint
+
+    checkpoint = data.ranks.agree(find_start)
 
     def report(row: dict[str, Any]) -> None:
         sink.step(row)
@@ -94,6 +111,8 @@ def _attempt(
         arguments = training_arguments(config, data, sink.checkpoints, seed)
         trainer = build_trainer(model, tokenizer, data, arguments, report)
         trainer.add_callback(boundary_callback(trainer, sink.stop, Watch(data, sink.seconds)))
+        if not data.ranks.lead:
+            torch.manual_seed(seed + data.ranks.rank)  # else all would drop the same units
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except DivergedError as error:

@@ -1,0 +1,158 @@
+"""Several processes of a launcher train one adapter: the one that a single process trains."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from vademecum.errors import ConfigError
+from vademecum.training import ALONE, join_launcher
+from vademecum.training.batching import Layout
+
+SETTINGS = (
+    "model.device=cpu", "model.dtype=float32", "budget.minutes=none", "train.max_steps=6", "train.save_steps=2",
+    "train.max_length=512", "train.max_cut_share=1.0", "train.eval_pairs=4", "train.gradient_accumulation_steps=2",
+    "train.per_device_train_batch_size=2", "generate.max_new_tokens=8", "generate.test_pairs=6",
+    "generate.validation_pairs=2", "evaluate.resamples=100",
+)  # fmt: skip
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vademecum")
+ACCELERATE = (
+    "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision",
+    "no", "--dynamo_backend", "no", "-m", "vademecum",
+)  # fmt: skip
+ALONE_HERE = ("-m", "vademecum")
+
+
+def start(launcher: tuple[str, ...], folder: Path, checkpoint: Path, *more: str) -> "subprocess.Popen[str]":
+    """A process group of its own, so that a kill reaches the launcher and all that it has started."""
+    settings = [part for one in (*SETTINGS, f"model.name={checkpoint}") for part in ("--set", one)]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VADE_CACHE": str(folder.parent / "cache"),
+    }
+    return subprocess.Popen(
+        [sys.executable, *launcher, "run", "demo", *settings, "--out", str(folder), *more],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(launcher: tuple[str, ...], folder: Path, checkpoint: Path, *more: str, code: int = 0) -> str:
+    process = start(launcher, folder, checkpoint, *more)
+    told, _ = process.communicate()
+    assert process.returncode == code, told
+    return told
+
+
+def losses(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "training.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def adapter(folder: Path) -> dict[str, Any]:
+    weights: dict[str, Any] = load_file(folder / "adapter" / "adapter_model.safetensors")
+    return weights
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    folder = tmp_path_factory.mktemp("together") / "run"
+    finish(TORCHRUN, folder, tiny_checkpoint, "--until", "train", "--set", "lora.lora_dropout=0")
+    return folder
+
+
+def test_two_processes_come_to_what_one_comes_to(together: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    finish(ALONE_HERE, one, tiny_checkpoint, "--until", "train", "--set", "lora.lora_dropout=0")
+    assert len(losses(together)) == len(losses(one)) == 6
+    for found, expected in zip(losses(together), losses(one), strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+    begun, expected_weights = adapter(together), adapter(one)
+    for name, weight in expected_weights.items():
+        assert (begun[name] - weight).norm() <= 1e-4 * weight.norm(), name
+    assert json.loads((together / "plan.json").read_text(encoding="utf-8"))["processes"] == 2
+
+
+def test_one_process_answers_with_what_two_have_trained(together: Path, tiny_checkpoint: Path) -> None:
+    before = (together / "training.jsonl").read_bytes()
+    told = finish(ALONE_HERE, together, tiny_checkpoint, "--set", "lora.lora_dropout=0")
+    assert "train: complete already" in told
+    assert (together / "training.jsonl").read_bytes() == before
+    assert (together / "report.json").is_file()
+
+
+def test_a_plan_for_others_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    finish(ALONE_HERE, tmp_path / "run", tiny_checkpoint, "--until", "plan")
+    told = finish(TORCHRUN, tmp_path / "run", tiny_checkpoint, "--until", "train", code=1)
+    assert "the plan is for 1 processes, and 2 were started" in told
+
+
+def test_micro_batches_that_cannot_be_shared_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    told = finish(TORCHRUN, tmp_path / "run", tiny_checkpoint, "--set", "train.gradient_accumulation_steps=3", code=1)
+    assert "2 processes cannot share the 6 examples of an optimizer step in micro-batches of 2" in told
+
+
+@pytest.mark.slow
+def test_accelerate_launches_the_same_training(together: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    finish(ACCELERATE, tmp_path / "run", tiny_checkpoint, "--until", "train", "--set", "lora.lora_dropout=0")
+    assert losses(tmp_path / "run") == losses(together)
+
+
+@pytest.mark.slow
+def test_killed_and_begun_again_two_processes_end_as_if_nothing_had_happened(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Dropout included: each process has its own random state, and every checkpoint holds all of them."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(TORCHRUN, whole, tiny_checkpoint, "--until", "train", "--set", "lora.lora_dropout=0.3")
+    process = start(TORCHRUN, killed, tiny_checkpoint, "--until", "train", "--set", "lora.lora_dropout=0.3")
+    seal = killed / "work" / "train" / "checkpoints" / "checkpoint-2" / "whole.json"
+    while not seal.is_file() and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    # torchrun gives each of its processes a session of its own; without it they end by themselves.
+    assert not (killed / "adapter").exists()
+    finish(TORCHRUN, killed, tiny_checkpoint, "--until", "train", "--set", "lora.lora_dropout=0.3")
+    assert losses(killed) == losses(whole)
+    assert all((weight == adapter(killed)[name]).all() for name, weight in adapter(whole).items())
+
+
+@pytest.mark.slow
+def test_asked_to_stop_all_of_them_stop(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    told = finish(TORCHRUN, tmp_path / "run", tiny_checkpoint, "--until", "train", "--stop-after", "0.0001")
+    assert "the same `vade run` command again" in told
+
+
+def test_without_a_launcher_there_is_no_other() -> None:
+    environment = {"RANK": "0", "WORLD_SIZE": "1", "PATH": "/bin"}
+    assert join_launcher(environment) == ALONE
+    assert environment == {"PATH": "/bin"}
+
+
+def test_sharded_weights_are_refused() -> None:
+    with pytest.raises(ConfigError, match="FSDP"):
+        join_launcher({"RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"})
+
+
+def test_processes_share_every_step() -> None:
+    layout = Layout([[0], [1], [2, 3], [4], [5], [6], [7], [8]], 4, None, [3] * 9, processes=2)
+    shares = [layout.share(rank) for rank in range(2)]
+    assert [share.accumulation for share in shares] == [2, 2]
+    for number in range(layout.steps):
+        parts = [rows for share in shares for rows in share.step(number)]
+        assert sorted(parts) == sorted(layout.step(number))
+
+
+def test_halved_micro_batches_can_still_be_shared() -> None:
+    layout = Layout([[0, 1], [2, 3], [4, 5], [6, 7, 8]], 4, None, [3] * 9, processes=2)
+    assert layout.halved().accumulation == 8
+    uneven = Layout([[0, 1], [2, 3], [4], [5, 6]], 4, None, [3] * 7, processes=2)
+    assert uneven.halved().accumulation == 6
