@@ -39,6 +39,6 @@ class Stop:
         if reason := self.asked:
             raise StoppedError(
                 f"stopped before the work was finished ({reason}); what is done is kept",
-                hint="give the same `vade run` command again to go on",
+                hint="give the same command again to go on",
                 signal=self._signal,
             )

@@ -83,6 +83,25 @@ def test_the_plan_says_what_it_will_cost_without_weights_or_a_run_directory(
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_plan_of_a_study_says_what_all_its_trials_take(
+    config: Path, tmp_path: Path, vade: Vade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    declared = tmp_path / "ranks.toml"
+    declared.write_text(
+        f"baseline = {str(config)!r}\nset = ['budget.minutes=none', 'generate.no_repeat_ngram_size=0']\n"
+        "[[factors]]\nname = 'rank'\nlevels = ['lora.r=2', 'lora.r=4']\n",
+        encoding="utf-8",
+    )
+    outcome = vade("plan", declared)
+    assert outcome.code == 0, outcome.err
+    for shown in ("baseline", "rank=2", "7 trials on all train pairs", "on 4:", "`vade study` measures it"):
+        assert shown in outcome.words
+    told = vade("--json", "plan", declared, "--set", "baseline_seeds=[0]").json
+    assert set(told["minutes"]) == {"baseline-seed0", "rank=2-seed0", "rank=4-seed0"}
+    assert {path.name for path in tmp_path.iterdir()} == {"ranks.toml"}
+
+
 def test_the_plan_refuses_what_does_not_fit_and_says_what_would(config: Path, vade: Vade) -> None:
     outcome = vade("plan", config, "--set", "budget.memory_gb=0.01")
     assert outcome.code == 2

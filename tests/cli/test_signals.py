@@ -28,7 +28,7 @@ def test_a_signal_stops_after_the_stage_in_flight(
         outcome = vade("run", config, "--out", tmp_path)
     assert (outcome.code, outcome.out) == (code, "")
     assert f"stopped before the work was finished ({number.name})" in outcome.err
-    assert "hint: give the same `vade run` command again" in outcome.err
+    assert "hint: give the same command again" in outcome.err
     assert list(Run.open(tmp_path).entries()) == ["prepare"]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     outcome = vade("run", config, "--out", tmp_path, "--until", "plan")

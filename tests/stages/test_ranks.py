@@ -31,7 +31,6 @@ ALONE_HERE = ("-m", "vademecum")
 
 
 def start(launcher: tuple[str, ...], folder: Path, checkpoint: Path, *more: str) -> "subprocess.Popen[str]":
-    """A process group of its own, so that a kill reaches the launcher and all that it has started."""
     settings = [part for one in (*SETTINGS, f"model.name={checkpoint}") for part in ("--set", one)]
     environment = {
         **os.environ,
@@ -41,7 +40,7 @@ def start(launcher: tuple[str, ...], folder: Path, checkpoint: Path, *more: str)
     }
     return subprocess.Popen(
         [sys.executable, *launcher, "run", "demo", *settings, "--out", str(folder), *more],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
     )  # fmt: skip
 
 
@@ -116,9 +115,10 @@ def test_killed_and_begun_again_two_processes_end_as_if_nothing_had_happened(
     seal = killed / "work" / "train" / "checkpoints" / "checkpoint-2" / "whole.json"
     while not seal.is_file() and process.poll() is None:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    # torchrun gives each of its processes a session of its own; without it they end by themselves.
+    rank_0 = int((killed / ".lock").read_text(encoding="utf-8").split()[1])
+    os.kill(rank_0, signal.SIGKILL)
+    process.communicate()  # torchrun ends the others
+    assert process.returncode != 0
     assert not (killed / "adapter").exists()
     finish(TORCHRUN, killed, tiny_checkpoint, "--until", "train", "--set", "lora.lora_dropout=0.3")
     assert losses(killed) == losses(whole)
@@ -128,7 +128,7 @@ def test_killed_and_begun_again_two_processes_end_as_if_nothing_had_happened(
 @pytest.mark.slow
 def test_asked_to_stop_all_of_them_stop(tiny_checkpoint: Path, tmp_path: Path) -> None:
     told = finish(TORCHRUN, tmp_path / "run", tiny_checkpoint, "--until", "train", "--stop-after", "0.0001")
-    assert "the same `vade run` command again" in told
+    assert "the same command again" in told
 
 
 def test_without_a_launcher_there_is_no_other() -> None:

@@ -93,6 +93,7 @@ def test_a_run_of_the_tuned_system_alone_has_no_report(tiny_checkpoint: Path, tm
 def plan(device: str = "cpu") -> Plan:
     answers = AnswerRates(prompt_tokens_per_second=1, step_seconds=1, rows=1)
     return Plan(
+        train_pairs=1,
         device=device, dtype="float32", dtype_reason="", base="", base_digest="", optimizer_steps=10, full_steps=10,
         ended_by="budget", warmup_steps=0, eval_steps=1, save_steps=1, micro_batch_tokens=1, real_tokens=1,
         settings=Settings(

@@ -20,7 +20,8 @@ def plan() -> Plan:
         {
             "device": "cpu", "dtype": "float32", "dtype_reason": "", "base": "a base", "base_digest": "0",
             "optimizer_steps": STEPS, "full_steps": STEPS, "ended_by": "epochs", "warmup_steps": 100,
-            "eval_steps": 1, "save_steps": 1, "answer_rows": 24, "candidates": [], "micro_batch_tokens": 512,
+            "eval_steps": 1, "save_steps": 1, "train_pairs": 1000,
+            "answer_rows": 24, "candidates": [], "micro_batch_tokens": 512,
             "settings": {
                 "quantization": "none", "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4,
                 "gradient_checkpointing": True, "compact": False,
@@ -137,3 +138,30 @@ def test_a_variant_that_is_added_later_is_sized_like_the_others() -> None:
     after = size_study(later, plan(), before=before)
     assert after.warmup_steps == {**before.warmup_steps, "rank=4": 9}
     assert (after.train_pairs, after.overrides) == (before.train_pairs, before.overrides)
+
+
+def test_a_subset_that_was_chosen_by_hand_must_fit_the_minutes_too() -> None:
+    by_hand = ("split.strategy=grouped", "train.max_pairs=900")
+    with pytest.raises(ConfigError, match="with 900 train pairs per trial the study takes") as caught:
+        size_study(design(set=by_hand, minutes=60), plan())
+    assert "train.max_pairs" in caught.value.hint
+    assert size_study(design(set=by_hand, minutes=6000), plan()).train_pairs == 900
+
+
+def test_rows_that_hold_several_pairs_are_counted_as_pairs() -> None:
+    """Packed: a pass over 1,000 pairs is 250 rows, four to a step."""
+    rows = plan().model_copy(update={"full_steps": 188, "optimizer_steps": 188})
+    tokens = TOKENS_PER_PAIR * 3 * 1000
+    packed = rows.model_copy(update={"real_tokens": tokens})
+    sizing = size_study(design(minutes=100, reference_steps=1000), packed)
+    assert sizing.train_pairs is not None
+    whole = size_study(design(minutes=100, reference_steps=1000), plan())
+    assert sizing.train_pairs == pytest.approx(whole.train_pairs, rel=0.02)
+    assert sizing.optimizer_steps["baseline"] == pytest.approx(whole.optimizer_steps["baseline"] / 4, rel=0.05)
+
+
+def test_more_machines_take_less_and_never_less_than_the_longest_trial() -> None:
+    sizing = size_study(design(), plan())
+    assert sizing.minutes_on(1) == pytest.approx(sizing.shared_minutes + sum(sizing.minutes.values()))
+    assert sizing.minutes_on(1) > sizing.minutes_on(2) > sizing.minutes_on(4)
+    assert sizing.minutes_on(64) == pytest.approx(sizing.shared_minutes + max(sizing.minutes.values()))

@@ -106,16 +106,23 @@ def run(
 
 
 @app.command()
-def plan(target: Target, settings: Settings = None) -> None:
-    """Say whether a run fits this machine and how long it will take, without loading weights."""
+def plan(
+    target: Annotated[str, typer.Argument(help="A preset, a study that ships with vade, or a TOML file of either.")],
+    settings: DeclaredSettings = None,
+) -> None:
+    """Say whether a run, or a study, fits this machine and how long it will take, without loading weights."""
     from vademecum.cli import screens
     from vademecum.config import load_config
     from vademecum.stages import forecast_run
+    from vademecum.study import forecast_study, is_study, load_study
 
-    config = load_config(target, settings or [])
     with screens.watching(options.quiet or options.json) as observer:
-        decided = forecast_run(config, observer, offline=options.offline)
-    _show(decided.model_dump(mode="json"), lambda: screens.show_plan(decided))
+        if is_study(target):
+            sizing = forecast_study(load_study(target, settings or []), observer, offline=options.offline)
+            _show(sizing.model_dump(mode="json"), lambda: screens.show_sizing(sizing))
+        else:
+            decided = forecast_run(load_config(target, settings or []), observer, offline=options.offline)
+            _show(decided.model_dump(mode="json"), lambda: screens.show_plan(decided))
 
 
 @app.command()

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from vademecum.stages.audit import TrainingAudit
     from vademecum.study.analysis import StudyAnalysis
     from vademecum.study.search import SearchResult
+    from vademecum.study.sizing import Sizing
 
+MACHINES = (1, 2, 4, 8, 16, 32, 64)
 METRIC_NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 NOT_ADVICE = "A research result, not medical advice."
 
@@ -241,6 +243,27 @@ def show_study(found: "StudyAnalysis", folder: Path) -> None:
     ended = Counter(trial.status for trial in found.trials)
     console.print(f"\n{', '.join(f'{count} {status}' for status, count in ended.items())}")
     console.print(f"Report: {folder / 'study.html'}   {NOT_ADVICE}", soft_wrap=True)
+
+
+def show_sizing(sizing: "Sizing") -> None:
+    """What a study will take: each trial, and all of them on one machine and on more."""
+    from vademecum.study.design import folder_name
+
+    table = Table(title="Trials, from the rate of matrix products; `vade study` measures it", title_justify="left")
+    for name in ("variant", "trials", "optimizer steps", "time each"):
+        table.add_column(name, justify="left" if name == "variant" else "right")
+    for variant, steps in sizing.optimizer_steps.items():
+        trials = [name for name in sizing.minutes if name.rpartition("-seed")[0] == folder_name(variant)]
+        table.add_row(variant, str(len(trials)), f"{steps:,}", minutes(60 * sizing.minutes[trials[0]]))
+    console.print(table)
+    pairs = "all" if sizing.train_pairs is None else f"{sizing.train_pairs:,}"
+    console.print(
+        f"{len(sizing.minutes):,} trials on {pairs} train pairs each; what all of them share takes "
+        f"{minutes(60 * sizing.shared_minutes)}."
+    )
+    counts = [count for count in MACHINES if count <= len(sizing.minutes)]
+    times = [f"on {count}: {minutes(60 * sizing.minutes_on(count))}" for count in counts]
+    console.print(f"Machines like this one: {', '.join(times)}.", soft_wrap=True)
 
 
 def show_search(found: "SearchResult", folder: Path) -> None:

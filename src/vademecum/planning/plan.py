@@ -27,6 +27,8 @@ class Plan(Record):
     base: str
     """The base model as reports name it."""
     base_digest: str
+    train_pairs: int
+    """That a pass goes through."""
     optimizer_steps: int
     full_steps: int
     """Steps that num_train_epochs would take."""

@@ -41,7 +41,9 @@ class Situation:
 
     config: RunConfig
     base: Base
+    train_pairs: int
     examples: list[Example]
+    """Of these pairs: one each, unless they are dropped or split."""
     validation: list[Example]
     prompts: dict[str, list[Prompt]]
     """Per system that the model answers; the validation pairs' under `decoding`."""
@@ -108,6 +110,7 @@ def look(road: Road, base: Base) -> Situation:
     return Situation(
         config=config,
         base=base,
+        train_pairs=len(train),
         examples=examples,
         validation=build_examples(validation, base.tokenizer, config.prompt, config.train),
         prompts=prompts,

@@ -49,10 +49,12 @@ def _train(roads: Sequence[Road], inputs: Sequence[dict[str, str]], checkpoints:
             Member(one.settings, one.data, one.seed, RunSink(road, folder, one.plan.optimizer_steps))
             for one, road, folder in zip(trainings, roads, folders, strict=True)
         ]
+        loading = time.monotonic() - began
         summaries = train_together(adapters, members, checkpoints, _sharing(trainings))
+        # The sinks' clocks count earlier sittings too; all of them have run through.
+        seconds = (loading + max(member.sink.seconds() for member in members)) / len(roads)
         for number, (summary, road, folder) in enumerate(zip(summaries, roads, folders, strict=True)):
             publish(road, folder, summary, adapters.put_in(number), trainings[number].base)
-    seconds = (time.monotonic() - began) / len(roads)
     for road, read in zip(roads, inputs, strict=True):
         finish(road, TRAIN, read, seconds, memory.peak_bytes)
 

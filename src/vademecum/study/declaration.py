@@ -151,6 +151,12 @@ def study_names() -> list[str]:
     return _names("studies")
 
 
+def is_study(name: str | Path) -> bool:
+    """Whether `name` is a study, one that ships or a file that declares factors, and not a single run."""
+    path = Path(name)
+    return "factors" in read_tree(path, str(name)) if path.is_file() else str(name) in study_names()
+
+
 def load_study(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read a study that ships with the package, or a TOML (or resolved JSON) file, and validate it once.
 

@@ -14,7 +14,7 @@ from vademecum.hardware import gpu_free_bytes, usable_cores
 from vademecum.planning import Plan
 from vademecum.planning.choice import HOST_SLOTS
 from vademecum.runs import Run
-from vademecum.stages import Observer, Road, run_road, run_shared, train_runs_together
+from vademecum.stages import Observer, Road, forecast_run, run_road, run_shared, train_runs_together
 from vademecum.stopping import Stop
 from vademecum.study.analysis import StudyAnalysis
 from vademecum.study.declaration import StudyConfig
@@ -68,6 +68,18 @@ def run_study(study: StudyConfig, path: Path, setting: Setting) -> StudyAnalysis
                 judge(design, trials, sizing, folder)
             raise
         return judge(design, trials, sizing, folder)
+
+
+def forecast_study(study: StudyConfig, observer: Observer, *, offline: bool) -> Sizing:
+    """How large the trials would be and what they would take, from a plan without weights; no directory.
+
+    Raises:
+        ConfigError: the declaration cannot be carried out, or does not fit the budget; says what would.
+        VademecumError: the corpus, the configuration or the tokenizer cannot be had.
+    """
+    design = lay_out_design(study)
+    plan = forecast_run(anchored(design.baseline), observer, offline=offline)
+    return size_study(design, plan, _lanes(plan))
 
 
 def prepare_study(study: StudyConfig, folder: StudyFolder, setting: Setting) -> tuple[Design, Sizing]:
@@ -158,12 +170,13 @@ def trial_task(
     cuda = plan.device == "cuda"
     offline = ["--offline"] if setting.offline else []
     command = [sys.executable, "-m", "vademecum", "--quiet", *offline, "trial", str(folder.path.resolve()), name]
+    peak = max(plan.predicted_peak_bytes.values())
     return Task(
         name=name,
         command=(*command, *more, "--until", until),
         log=folder.path / "trials" / name / "trial.log",
         threads=max(1, usable_cores() // (_lanes(plan) if cuda else setting.at_once)),
-        memory_bytes=max(plan.predicted_peak_bytes.values()),
+        memory_bytes=plan.memory_limit_bytes if more else peak,  # together they take as large passes as fit
         gpus=1.0 if cuda else 0.0,
     )
 

@@ -144,7 +144,11 @@ class _Search:
             for overrides in (self.config.set, fixed)
         )
         steps = max(1, round(self.plan.optimizer_steps * base / own))
-        return anchored(load_config(self.config.baseline, [*fixed, f"train.max_steps={steps}"]))
+        fixed.append(f"train.max_steps={steps}")
+        declared = load_config(self.config.baseline, self.config.set).train.warmup_steps
+        if declared is not None and "train.warmup_steps" not in settings:  # the same share of the steps for all
+            fixed.append(f"train.warmup_steps={round(self.plan.warmup_steps * steps / self.plan.optimizer_steps)}")
+        return anchored(load_config(self.config.baseline, fixed))
 
     def train(self, name: str, settings: dict[str, Any], stop: Stop | None = None, until: str = "train") -> None:
         """Walk a trial as far as its training, or to the end; what it has done already is not done again."""

@@ -1,7 +1,9 @@
 """How large every trial is: decided once, from one probe and the budget of the whole study."""
 
+import heapq
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vademecum.config import RunConfig
 from vademecum.config.sections import PositiveInt
@@ -37,7 +39,15 @@ class Sizing(Record):
     @property
     def total_minutes(self) -> float:
         """Of the whole study, one trial after another."""
-        return self.shared_minutes + sum(self.minutes.values())
+        return self.minutes_on(1)
+
+    def minutes_on(self, machines: int) -> float:
+        """Of the whole study on so many machines like this one: what is shared, then each trial where one is free, the
+        longest first."""
+        busy = [0.0] * machines
+        for minutes in sorted(self.minutes.values(), reverse=True):
+            heapq.heappushpop(busy, busy[0] + minutes)
+        return self.shared_minutes + max(busy)
 
 
 def size_study(design: Design, plan: Plan, lanes: int = 1, before: Sizing | None = None) -> Sizing:
@@ -49,28 +59,31 @@ def size_study(design: Design, plan: Plan, lanes: int = 1, before: Sizing | None
     the plan predicts them, and N x epochs x mean tokens per pair over the measured rate. N is the largest that fits.
 
     Raises:
-        ConfigError: the budget does not hold even a small subset, or a warmup would never end and nothing says what
-            it is a proportion of.
+        ConfigError: the budget does not hold the declared subset, or not even a small one; or a warmup would never end
+            and nothing says what it is a proportion of.
     """
     pinned = _pinned(design.baseline, plan)
     trials = design.trials(before.overrides if before else pinned)
+    work = _Work.of(design.baseline, plan)
     if before:
         pairs = before.train_pairs
     else:
-        pairs = design.baseline.train.max_pairs or _affordable_pairs(design, plan, trials, lanes)
-    everything = _all_pairs(design, plan)
+        pairs = design.baseline.train.max_pairs or _affordable_pairs(design, work, trials, lanes)
     steps = {
-        trial.variant: _steps(trial.config, trial.config.train.max_pairs or pairs or everything) for trial in trials
+        trial.variant: work.steps(trial.config, trial.config.train.max_pairs or pairs or plan.train_pairs)
+        for trial in trials
     }
     warmups = _warmups(design, trials, steps, scaled=None if before is None else bool(before.warmup_steps))
-    seconds = {trial.name: _seconds(trial.config, plan, steps[trial.variant]) for trial in trials}
+    seconds = {trial.name: work.seconds(trial.config, steps[trial.variant]) for trial in trials}
+    if before is None:
+        _check_minutes(design, work.shared_seconds + sum(seconds.values()) / lanes, pairs or plan.train_pairs)
     return Sizing(
         train_pairs=pairs,
         overrides=before.overrides if before else (*pinned, *([f"train.max_pairs={pairs}"] if pairs else [])),
         warmup_steps=warmups,
         optimizer_steps=steps,
         minutes={name: value / 60 for name, value in seconds.items()},
-        shared_minutes=_shared_seconds(plan) / 60,
+        shared_minutes=work.shared_seconds / 60,
     )
 
 
@@ -91,36 +104,77 @@ def _pinned(baseline: RunConfig, plan: Plan) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _affordable_pairs(design: Design, plan: Plan, trials: Sequence[Trial], lanes: int) -> int | None:
+@dataclass(frozen=True)
+class _Work:
+    """What the plan of the shared run says of trials of any size."""
+
+    plan: Plan
+    rows_per_pair: float
+    """Rows of the layout per train pair: below one where rows are packed, above one where long answers are split."""
+
+    @classmethod
+    def of(cls, baseline: RunConfig, plan: Plan) -> "_Work":
+        train = plan.apply(baseline).train
+        rows = plan.full_steps * math.prod(train.batch_shape) / train.num_train_epochs
+        # A pass is rounded to whole steps; that is no splitting or packing.
+        exact = abs(rows - plan.train_pairs) < math.prod(train.batch_shape)
+        return cls(plan, 1.0 if exact else rows / plan.train_pairs)
+
+    @property
+    def shared_seconds(self) -> float:
+        """Of what is done once."""
+        return sum(seconds for stage, seconds in self.plan.predicted_seconds.items() if stage not in OWN_STAGES)
+
+    @property
+    def seconds_per_pair(self) -> float:
+        """Of one pass over it."""
+        plan, settings = self.plan, self.plan.settings
+        rows = plan.optimizer_steps * settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+        return plan.real_tokens / rows / plan.rates.train_tokens_per_second * self.rows_per_pair
+
+    def steps(self, config: RunConfig, pairs: int) -> int:
+        """Optimizer steps of a trial."""
+        train = config.train
+        rows = train.num_train_epochs * pairs * self.rows_per_pair
+        return train.max_steps or max(1, round(rows / math.prod(train.batch_shape)))
+
+    def seconds(self, config: RunConfig, steps: int) -> float:
+        """Of a trial alone; the validation losses are taken four times and at the end, whatever the steps."""
+        plan = self.plan
+        beside = plan.predicted_seconds["train"] - plan.real_tokens / plan.rates.train_tokens_per_second
+        training = steps * math.prod(config.train.batch_shape) / self.rows_per_pair * self.seconds_per_pair
+        return STARTUP_SECONDS + max(0.0, beside) + plan.predicted_seconds.get("predict/tuned", 0.0) + training
+
+
+def _affordable_pairs(design: Design, work: _Work, trials: Sequence[Trial], lanes: int) -> int | None:
     """The largest subset for which the study ends in time; None where all pairs do."""
     if design.study.minutes is None:
         return None
-    everything = _all_pairs(design, plan)
     # A waiting lane at the end: the last trials do not end together.
-    available = design.study.minutes * 60 * (1 - RESERVE_SHARE) - _shared_seconds(plan)
-    fixed = sum(_seconds(trial.config, plan, 0) for trial in trials) / lanes
-    per_pair = sum(trial.config.train.num_train_epochs for trial in trials) * _seconds_per_example(plan) / lanes
-    pairs = min(everything, int((available - fixed) / per_pair))
+    available = design.study.minutes * 60 * (1 - RESERVE_SHARE) - work.shared_seconds
+    fixed = sum(work.seconds(trial.config, 0) for trial in trials) / lanes
+    per_pair = sum(trial.config.train.num_train_epochs for trial in trials) * work.seconds_per_pair / lanes
+    pairs = int((available - fixed) / per_pair)
     if pairs < FEWEST_PAIRS:
-        enough = (fixed + FEWEST_PAIRS * per_pair + _shared_seconds(plan)) / 60 / (1 - RESERVE_SHARE)
+        enough = (fixed + FEWEST_PAIRS * per_pair + work.shared_seconds) / 60 / (1 - RESERVE_SHARE)
         raise ConfigError(
             f"minutes = {design.study.minutes:g} holds no {FEWEST_PAIRS} train pairs for each of {len(trials)} trials: "
             f"answering and starting them takes {fixed / 60:.0f} minutes",
             hint=f"set minutes to {math.ceil(enough)} or more, or cut baseline_seeds, then levels, or "
             "generate.test_pairs",
         )
-    return None if pairs == everything else pairs
+    return None if pairs >= work.plan.train_pairs else pairs
 
 
-def _all_pairs(design: Design, plan: Plan) -> int:
-    """Train pairs that the plan laid out: its passes in steps, times the examples of a step."""
-    train = plan.apply(design.baseline).train
-    return max(1, round(plan.full_steps * math.prod(train.batch_shape) / train.num_train_epochs))
-
-
-def _steps(config: RunConfig, pairs: int) -> int:
-    train = config.train
-    return train.max_steps or max(1, round(train.num_train_epochs * pairs / math.prod(train.batch_shape)))
+def _check_minutes(design: Design, seconds: float, pairs: int) -> None:
+    """Refuse a study whose own number of pairs does not end in time."""
+    minutes = design.study.minutes
+    if minutes is not None and seconds > minutes * 60:
+        raise ConfigError(
+            f"with {pairs} train pairs per trial the study takes {seconds / 60:.0f} minutes, and minutes = {minutes:g}",
+            hint="leave train.max_pairs unset, so that the subset follows from the minutes, or lower it; or cut "
+            "baseline_seeds, then levels",
+        )
 
 
 def _warmups(design: Design, trials: Sequence[Trial], steps: dict[str, int], *, scaled: bool | None) -> dict[str, int]:
@@ -141,20 +195,3 @@ def _warmups(design: Design, trials: Sequence[Trial], steps: dict[str, int], *, 
             hint="set reference_steps to the number of steps that the warmup counts were meant for",
         )
     return {name: round(warmup * steps[name] / reference) for name, warmup in declared.items() if warmup is not None}
-
-
-def _seconds(config: RunConfig, plan: Plan, steps: int) -> float:
-    """Of a trial alone; the validation losses are taken four times and at the end, whatever the steps."""
-    beside = plan.predicted_seconds["train"] - plan.real_tokens / plan.rates.train_tokens_per_second
-    training = steps * math.prod(config.train.batch_shape) * _seconds_per_example(plan)
-    return STARTUP_SECONDS + max(0.0, beside) + plan.predicted_seconds.get("predict/tuned", 0.0) + training
-
-
-def _seconds_per_example(plan: Plan) -> float:
-    settings = plan.settings
-    examples = plan.optimizer_steps * settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    return plan.real_tokens / examples / plan.rates.train_tokens_per_second
-
-
-def _shared_seconds(plan: Plan) -> float:
-    return sum(seconds for stage, seconds in plan.predicted_seconds.items() if stage not in OWN_STAGES)
