@@ -15,6 +15,7 @@ from vademecum.files import write_whole
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 PERFORMANCE = HERE / "performance.md"
+SCALING = HERE / "scaling.md"
 MEASURED = HERE.parent / "benchmarks" / "results"
 ARMS = ("paper", "trl", "trl-fp32", "grouped", "packed")
 
@@ -53,6 +54,22 @@ BARS = (
     Bar("plan.time_error", "error of predicted time", "presets demo and cpu", "", 0.15, 0.08, "%", at_most=True),
     Bar("train.tokens_per_second.grouped.tinyllama", "real tokens/s", H200, "cuda-h200", 60_000, 100_000, "tok/s"),
 )
+
+SCALING_FIGURES = {
+    "scaling.ray.completed": "trials that came to an end on two Ray nodes, one worker killed",
+    "scaling.ray.equal": "of these, equal in every step's loss to the local executor's",
+    "scaling.seconds.local": "the study by the local executor, two trials at once",
+    "scaling.seconds.ray": "the same on two Ray nodes of a core each",
+    "scaling.seconds.ray-killed": "the same with a worker killed",
+    "shared_base.speedup": "eight variants together over one after another, other learning rates",
+    "shared_base.speedup.seeds": "the same, other seeds too",
+    "shared_base.loss_difference": "largest difference of a step's loss, together and alone",
+    "shared_base.update_difference": "largest relative difference of an update's norm",
+    "scaling.thousand.minutes_per_trial": "a trial of `thousand.toml`, by the plan",
+    "scaling.thousand.hours_on.1": "1,000 such trials on one machine",
+    "scaling.thousand.hours_on.8": "on 8 machines",
+    "scaling.thousand.hours_on.64": "on 64 machines",
+}
 
 
 def configuration_page() -> str:
@@ -180,6 +197,18 @@ def arms_table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def scaling_table(results: list[dict[str, Any]]) -> str:
+    """What `scaling` and `shared_base` measured, machine by machine."""
+    lines = ["| figure | measured | n | machine |", "|---|---:|---:|---|"]
+    for result in results:
+        for name, what in SCALING_FIGURES.items():
+            if found := result["figures"].get(name):
+                spread = "" if found["low"] == found["high"] else f" [{found['low']:.3g} to {found['high']:.3g}]"
+                unit = "" if found["unit"] == "ratio" else f" {found['unit']}"
+                lines.append(f"| {what} | {found['value']:.3g}{unit}{spread} | {found['n']} | {result['machine']} |")
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
+
+
 def _judged(bar: Bar, figure: dict[str, Any], machine: str) -> str:
     value = figure["value"]
     met = [value <= goal if bar.at_most else value >= goal for goal in (bar.bar, bar.aim)]
@@ -214,6 +243,7 @@ def pages() -> dict[Path, str]:
         HERE / "configuration.md": configuration_page(),
         HERE / "commands.md": commands_page(),
         README: filled(README, results=results_table(report)),
+        SCALING: filled(SCALING, figures=scaling_table(results)),
         PERFORMANCE: filled(PERFORMANCE, bars=bars_table(results), arms=arms_table(results)),
     }
 
