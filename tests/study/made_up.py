@@ -10,31 +10,36 @@ from typing import Any
 from vademecum.config import EvaluateConfig
 from vademecum.evaluation import METRICS
 from vademecum.records import Estimate, Score
-from vademecum.study.analysis import StudyAnalysis, Variants, analyse
+from vademecum.study.analysis import StudyAnalysis, analyse
 from vademecum.study.declaration import StudyConfig
+from vademecum.study.design import Design, lay_out_design
 from vademecum.study.records import TrialResult, TrialStatus
 
 SCALE = dict(zip(METRICS, (1.0, 0.5, 0.74, 0.88), strict=True))
-LEVELS: Variants = {
-    "optimizer": {"adamw_torch": "baseline", "adafactor": "optimizer=adafactor"},
-    "learning_rate": {"5e-5": "learning_rate=5e-5", "1e-3": "baseline", "5e-3": "learning_rate=5e-3"},
-    "warmup": {"0": "warmup=0", "100": "baseline", "200": "warmup=200"},
+FACTORS = {
+    "optimizer": ("train.optim", ("adamw_torch", "adafactor")),
+    "learning_rate": ("train.learning_rate", ("5e-5", "1e-3", "5e-3")),
+    "warmup": ("train.warmup_steps", ("0", "100", "200")),
 }
+"""Of the preset paper: each has the level that the baseline has."""
 
 
 @dataclass
 class Study:
     """What `analyse` takes, to be changed by a test before it is analysed."""
 
-    config: StudyConfig
-    variants: Variants
+    design: Design
     trials: list[TrialResult] = field(default_factory=list)
     scores: dict[str, list[Score]] = field(default_factory=dict)
     base: list[Score] = field(default_factory=list)
     evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(resamples=50, min_groups=10))
 
+    @property
+    def config(self) -> StudyConfig:
+        return self.design.study
+
     def analysed(self) -> StudyAnalysis:
-        return analyse(self.config, self.variants, self.trials, self.scores, self.base, self.evaluate)
+        return analyse(self.design, self.trials, self.scores, self.base, self.evaluate)
 
     def without(self, *names: str) -> "Study":
         """As if these trials had not been run."""
@@ -71,8 +76,8 @@ def build_study(
         {
             "baseline": "paper",
             "factors": [
-                {"name": factor, "levels": [f"train.x={label}" for label in levels]}
-                for factor, levels in LEVELS.items()
+                {"name": factor, "levels": [f"{setting}={level}" for level in levels]}
+                for factor, (setting, levels) in FACTORS.items()
             ],
             "seeds": list(range(seeds)),
             "claims": list(claims),
@@ -80,7 +85,7 @@ def build_study(
             **declared,
         }
     )
-    study = Study(config, LEVELS)
+    study = Study(lay_out_design(config))
     draw = random.Random(rng)
     hard = [draw.gauss(0, 0.05) for _ in range(pairs // 2)]
     study.base = [_score(number, 0.20 + hard[number // 2] + draw.gauss(0, 0.02)) for number in range(pairs)]

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 from tests.study.made_up import Study, build_study
 
+from vademecum.errors import ConfigError
 from vademecum.evaluation.compare import ALPHA
 from vademecum.study.analysis import StudyAnalysis
 from vademecum.study.claims import ClaimResult
@@ -176,9 +177,9 @@ def test_what_has_not_been_run_is_not_shown() -> None:
     assert half.reason == "Nothing can be compared: of 5 trials of the baseline: 1 completed and 4 not run yet."
 
 
-def test_a_claim_about_the_baseline_and_itself_is_not_shown() -> None:
-    same = judged(build_study({}, [{**HIGHER, "against": "learning_rate=1e-3"}]))
-    assert (same.verdict, same.reason) == ("not shown", "Both are the same trials, those of the baseline.")
+def test_a_claim_about_the_baseline_and_itself_is_refused() -> None:
+    with pytest.raises(ConfigError, match="compares 'baseline' with itself"):
+        build_study({}, [{**HIGHER, "against": "learning_rate=1e-3"}])
 
 
 def test_a_level_that_the_baseline_has_is_the_baseline_in_a_grid_too() -> None:

@@ -1,15 +1,14 @@
 """From a study's trials to `study.json`: trials, effects per factor, the noise floor, and a verdict on each claim."""
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from vademecum.config import EvaluateConfig
 from vademecum.evaluation import METRICS, estimate
 from vademecum.records import Estimate, Record, Score
 from vademecum.study.claims import ClaimResult, Court
-from vademecum.study.declaration import StudyConfig
+from vademecum.study.design import Design
 from vademecum.study.effects import (
     BASE_MODEL,
     STUDY_METRICS,
@@ -20,10 +19,7 @@ from vademecum.study.effects import (
     measure,
     noise_floor,
 )
-from vademecum.study.records import BASELINE, COMBINED, TrialResult
-
-Variants = Mapping[str, Mapping[str, str]]
-"""Factor → label of a level → name of the variant that has this level alone; `baseline` where it is the baseline's."""
+from vademecum.study.records import BASELINE, TrialResult
 
 
 class LevelEffects(Record):
@@ -58,8 +54,7 @@ class StudyAnalysis(Record):
 
 
 def analyse(
-    config: StudyConfig,
-    variants: Variants,
+    design: Design,
     trials: Sequence[TrialResult],
     scores: Mapping[str, Sequence[Score]],
     base: Sequence[Score],
@@ -73,45 +68,27 @@ def analyse(
     results = gather([_finite(trial) for trial in trials], scores, base, evaluate.level)
     floors = {metric: noise_floor(results, metric) for metric in STUDY_METRICS}
     gains = {metric: measure(results, BASELINE, BASE_MODEL, metric) for metric in METRICS}
-    names = {
-        claim: (resolve(claim.variant, variants, results), resolve(claim.against, variants, results))
-        for claim in config.claims
-    }
+    meant = {claim: (design.aliases[claim.variant], design.aliases[claim.against]) for claim in design.study.claims}
+    declared = [variant.name for variant in design.variants]
     return StudyAnalysis(
-        trials=tuple(trial for name in _in_order(variants, results) for trial in results.trials[name]),
-        missing=_missing(config, variants, results),
-        factors=tuple(_levels(variants, results)),
+        trials=tuple(trial for name in declared for trial in results.trials.get(name, ())),
+        missing=tuple(_missing(design, results)),
+        factors=tuple(_levels(design, results)),
         noise_floor={metric: floor for metric, floor in floors.items() if floor},
         base=_estimates(list(results.base.values()), evaluate),
         gain={metric: gain for metric, gain in gains.items() if gain},
-        claims=Court(config, results, evaluate).judge(names),
+        claims=Court(design.study, results, evaluate).judge(meant),
     )
 
 
-def resolve(name: str, variants: Variants, results: Results) -> str:
-    """The variant that a claim means: `optimizer=adamw_torch` is the baseline where the baseline has that level."""
-    if name == BASELINE or name in results.trials:
-        return name
-    known = {f"{factor}={label}": variant for factor, levels in variants.items() for label, variant in levels.items()}
-    if name in known:
-        return known[name]
-    return _combine([known.get(part, part) for part in name.split(",")])
+def _missing(design: Design, results: Results) -> Iterator[str]:
+    for variant in design.variants:
+        done = {trial.seed for trial in results.trials.get(variant.name, ())}
+        yield from (f"{variant.name}, seed {seed}" for seed in variant.seeds if seed not in done)
 
 
-def _combine(parts: Sequence[str]) -> str:
-    return ",".join(part for part in parts if part != BASELINE) or BASELINE
-
-
-def _in_order(variants: Variants, results: Results) -> list[str]:
-    """The variants that have trials: the baseline, then as declared, then the others by name."""
-    declared = [BASELINE, *(variant for levels in variants.values() for variant in levels.values())]
-    return [name for name in dict.fromkeys([*declared, *results.trials]) if name in results.trials]
-
-
-def _levels(variants: Variants, results: Results) -> list[LevelEffects]:
-    named = [(factor, level, variant) for factor, levels in variants.items() for level, variant in levels.items()]
-    single = {variant for _, _, variant in named} | {BASELINE}
-    named += [(COMBINED, variant, variant) for variant in results.trials if variant not in single]
+def _levels(design: Design, results: Results) -> list[LevelEffects]:
+    named = [(factor, level, variant) for factor, levels in design.factors.items() for level, variant in levels.items()]
     rows = []
     for factor, level, variant in named:
         found = results.trials.get(variant, ())
@@ -130,19 +107,6 @@ def _levels(variants: Variants, results: Results) -> list[LevelEffects]:
             )
         )
     return rows
-
-
-def _missing(config: StudyConfig, variants: Variants, results: Results) -> tuple[str, ...]:
-    names = [variant for levels in variants.values() for variant in levels.values()]
-    if config.design == "grid" and COMBINED not in variants:
-        choices = [[BASELINE, *levels.values()] for levels in variants.values()]
-        names += [_combine(parts) for parts in itertools.product(*choices)]
-    rows = []
-    for name in dict.fromkeys([BASELINE, *names]):
-        done = {trial.seed for trial in results.trials.get(name, ())}
-        declared = config.baseline_seeds if name == BASELINE else config.seeds
-        rows += [f"{name}, seed {seed}" for seed in declared if seed not in done]
-    return tuple(rows)
 
 
 def _estimates(scores: Sequence[Score], evaluate: EvaluateConfig) -> dict[str, Estimate]:

@@ -165,8 +165,6 @@ class Court:
         return _sentence("; ".join([text, *(self._told(name) for name in incomplete)]))
 
     def _without_scores(self, case: Case) -> tuple[StudyVerdict, str]:
-        if case.variant == case.against:
-            return "not shown", f"Both are the same trials, those of {called(case.variant)}."
         upward = case.claim.direction == "higher"
         variant_wins = upward == (case.claim.metric != VALIDATION_LOSS)
         winner, loser = (case.variant, case.against) if variant_wins else (case.against, case.variant)

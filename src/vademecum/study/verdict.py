@@ -26,8 +26,7 @@ def judge(design: Design, trials: Sequence[Trial], sizing: Sizing, folder: Study
         raise RunError(f"not one trial came to an end: {words}", hint=f"see the logs in {folder.path / 'trials'}")
     completed = [trial for trial in trials if trial.name in found and found[trial.name].status == "completed"]
     analysis = analyse(
-        design.study,
-        design.factors,
+        design,
         list(found.values()),
         {trial.name: folder.scores(trial) for trial in completed},
         folder.shared_scores("base"),
