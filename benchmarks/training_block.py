@@ -118,7 +118,7 @@ def run_block(block: Block, connection: Connection) -> None:
     if block.arm.startswith("trl"):
         _train_with_trl(block, tell)
     else:
-        _train_with_ours(block, tell)
+        train_with_ours(block, tell)
     connection.close()
 
 
@@ -175,7 +175,8 @@ class Clock:
             self.tell(Begun(self.layout.step_counts(number + 1)["real_tokens"]))
 
 
-def _train_with_ours(block: Block, tell: Tell) -> None:
+def train_with_ours(block: Block, tell: Tell) -> None:
+    """Train by our own `train`: the arms `paper`, `grouped` and `packed`."""
     config, lora = block.config
     tokenizer = block.subject.tokenizer
     examples = block.workload.examples(block.subject, config)

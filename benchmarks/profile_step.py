@@ -1,0 +1,95 @@
+"""Where does the time of a training step go?
+
+    python -m benchmarks.profile_step [--model smollm2|tinyllama|FOLDER] [--random] [--steps N] [--micro-batch N]
+        [--out FILE]
+
+The arm `grouped` of `train_speed` under PyTorch's profiler, on a CPU, after a step that warms up: an operator's own
+time, without that of the operators it calls, summed by kind. `profile.share.KIND` is its share of all operators' time;
+`profile.share.outside` is the wall time in which no operator ran, as a share of the wall time. A product is thin when
+its shortest side is that of the adapter's rank.
+"""
+
+import argparse
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import Figure, figure, result_file, write_result
+from benchmarks.training_block import Block, Message, Peak, Step, train_with_ours
+from benchmarks.workload import find_subject, find_workload
+
+from vademecum.config import LoraConfig
+
+KINDS = {
+    "attention": ("scaled_dot_product",),
+    "product": ("mm", "linear"),
+    "loss": ("log_softmax", "nll_loss", "logsumexp", "gather"),
+    "filling": ("fill_", "zero_"),
+    "copying": ("copy_", "cat", "index", "clone", "embedding", "scatter"),
+    "elementwise": ("mul", "add", "sub", "div", "neg", "silu", "pow", "rsqrt", "mean", "sum", "sigmoid", "sqrt", "exp"),
+}
+"""Kind → parts of the names of its operators; the first that fits counts."""
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_linear")
+
+
+def kind_of(name: str, shapes: list[list[int]], rank: int) -> str:
+    """What an operator's time is counted as."""
+    if any(name.startswith(product) for product in PRODUCTS):
+        sides = [side for shape in shapes for side in shape[-2:] if len(shape) > 1]
+        return "thin products" if sides and min(sides) <= rank else "large products"
+    return next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "other")
+
+
+def profile(block: Block) -> dict[str, Figure]:
+    """The shares of a block's timed steps."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    watched = profiler(activities=[ProfilerActivity.CPU], record_shapes=True)
+    began, walls, steps = 0.0, [], 0
+
+    def heed(message: Message) -> None:
+        nonlocal began, steps
+        if isinstance(message, Step):
+            steps += 1
+        if isinstance(message, Peak):
+            walls.append(time.perf_counter() - began)
+            watched.stop()
+        elif began == 0.0 and not isinstance(message, Step) and hasattr(message, "real_tokens"):
+            began = time.perf_counter()  # the step that warms up is done
+            watched.start()
+
+    train_with_ours(block, heed)
+    rank = LoraConfig().r
+    spent: Counter[str] = Counter()
+    for event in watched.key_averages(group_by_input_shape=True):
+        spent[kind_of(event.key, event.input_shapes, rank)] += event.self_cpu_time_total / 1e6
+    total = sum(spent.values())
+    shares = {f"profile.share.{kind.replace(' ', '_')}": seconds / total for kind, seconds in spent.items()}
+    shares["profile.share.outside"] = max(0.0, 1 - total / walls[0])
+    return {name: figure([share], "ratio", steps) for name, share in shares.items()}
+
+
+def main() -> None:
+    """Profile and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--random", action="store_true")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--micro-batch", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    subject = find_subject(given.model, random=given.random)
+    block = Block("grouped", subject, find_workload(subject), "float32", "cpu", given.steps, 0, given.micro_batch, 512)
+    figures = profile(block)
+    for name, found in sorted(figures.items(), key=lambda item: -item[1]["value"]):
+        print(f"{name:32} {found['value']:6.1%}", flush=True)
+    suffix = ".tinyllama" if given.model == "tinyllama" else ""
+    settings: dict[str, Any] = {"micro_batch": given.micro_batch, "steps": given.steps}
+    named = {f"{name}{suffix}": value for name, value in figures.items()}
+    write_result(given.out or result_file("profile", quick=False), subject.name, settings, named)
+
+
+if __name__ == "__main__":
+    main()
