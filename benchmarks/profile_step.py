@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import Figure, figure, result_file, write_result
-from benchmarks.training_block import Block, Message, Peak, Step, train_with_ours
+from benchmarks.training_block import Begun, Block, Message, Step, train_with_ours
 from benchmarks.workload import find_subject, find_workload
 
 from vademecum.config import LoraConfig
@@ -53,12 +53,12 @@ def profile(block: Block) -> dict[str, Figure]:
         nonlocal began, steps
         if isinstance(message, Step):
             steps += 1
-        if isinstance(message, Peak):
-            walls.append(time.perf_counter() - began)
-            watched.stop()
-        elif began == 0.0 and not isinstance(message, Step) and hasattr(message, "real_tokens"):
-            began = time.perf_counter()  # the step that warms up is done
+            if steps == block.steps:
+                walls.append(time.perf_counter() - began)
+                watched.stop()
+        elif isinstance(message, Begun) and not began:  # the step that warms up is done
             watched.start()
+            began = time.perf_counter()
 
     train_with_ours(block, heed)
     rank = LoraConfig().r

@@ -108,6 +108,8 @@ def measure_ray(trials: int) -> dict[str, Figure]:
                 seconds[name] = timed(study, root / name, make_executor(f"ray:{address}"), at_once=2)
             print(f"{name}: {seconds[name]:.0f} s", flush=True)
         expected, found = losses(root / "local"), losses(root / "ray-killed")
+    if not killed:
+        raise SystemExit("no worker was killed: the trials ended before one was found")
     equal = sum(found.get(trial) == rows for trial, rows in expected.items())
     return {
         "scaling.ray.completed": figure([len(found)], "trials", trials),

@@ -280,6 +280,7 @@ def _rates(hardware: Hardware, cache: Path) -> dict[str, float]:
             hardware.instruction_sets,
             hardware.device_name,
             torch.__version__,
+            torch.get_num_threads(),
             os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
         ]
     )

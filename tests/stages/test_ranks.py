@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from vademecum.errors import ConfigError
-from vademecum.training import ALONE, join_launcher
+from vademecum.training import ALONE, Ranks, join_launcher
 from vademecum.training.batching import Layout
 
 SETTINGS = (
@@ -24,9 +24,10 @@ SETTINGS = (
 )  # fmt: skip
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vademecum")
 ACCELERATE = (
-    "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision",
-    "no", "--dynamo_backend", "no", "-m", "vademecum",
+    "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+    "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "vademecum",
 )  # fmt: skip
+DEADLOCK_SECONDS = 280
 ALONE_HERE = ("-m", "vademecum")
 
 
@@ -46,9 +47,21 @@ def start(launcher: tuple[str, ...], folder: Path, checkpoint: Path, *more: str)
 
 def finish(launcher: tuple[str, ...], folder: Path, checkpoint: Path, *more: str, code: int = 0) -> str:
     process = start(launcher, folder, checkpoint, *more)
-    told, _ = process.communicate()
+    try:
+        told, _ = process.communicate(timeout=DEADLOCK_SECONDS)
+    finally:
+        process.terminate()  # torchrun ends what it has started
     assert process.returncode == code, told
     return told
+
+
+def wait_for_checkpoint(folder: Path, process: "subprocess.Popen[str]") -> int:
+    """Until there is a whole one; the process id of rank 0."""
+    seal = folder / "work" / "train" / "checkpoints" / "checkpoint-2" / "whole.json"
+    while not seal.is_file():
+        assert process.poll() is None
+        time.sleep(0.01)
+    return int((folder / ".lock").read_text(encoding="utf-8").split()[1])
 
 
 def losses(folder: Path) -> list[dict[str, Any]]:
@@ -101,34 +114,33 @@ def test_micro_batches_that_cannot_be_shared_are_refused(tiny_checkpoint: Path, 
 @pytest.mark.slow
 def test_accelerate_launches_the_same_training(together: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     finish(ACCELERATE, tmp_path / "run", tiny_checkpoint, "--until", "train", "--set", "lora.lora_dropout=0")
+    assert json.loads((tmp_path / "run" / "plan.json").read_text(encoding="utf-8"))["processes"] == 2
     assert losses(tmp_path / "run") == losses(together)
 
 
 @pytest.mark.slow
-def test_killed_and_begun_again_two_processes_end_as_if_nothing_had_happened(
+@pytest.mark.timeout(1200)
+def test_killed_or_stopped_and_begun_again_two_processes_end_as_if_nothing_had_happened(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     """Dropout included: each process has its own random state, and every checkpoint holds all of them."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(TORCHRUN, whole, tiny_checkpoint, "--until", "train", "--set", "lora.lora_dropout=0.3")
-    process = start(TORCHRUN, killed, tiny_checkpoint, "--until", "train", "--set", "lora.lora_dropout=0.3")
-    seal = killed / "work" / "train" / "checkpoints" / "checkpoint-2" / "whole.json"
-    while not seal.is_file() and process.poll() is None:
-        time.sleep(0.01)
-    rank_0 = int((killed / ".lock").read_text(encoding="utf-8").split()[1])
-    os.kill(rank_0, signal.SIGKILL)
-    process.communicate()  # torchrun ends the others
-    assert process.returncode != 0
-    assert not (killed / "adapter").exists()
-    finish(TORCHRUN, killed, tiny_checkpoint, "--until", "train", "--set", "lora.lora_dropout=0.3")
-    assert losses(killed) == losses(whole)
-    assert all((weight == adapter(killed)[name]).all() for name, weight in adapter(whole).items())
-
-
-@pytest.mark.slow
-def test_asked_to_stop_all_of_them_stop(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    told = finish(TORCHRUN, tmp_path / "run", tiny_checkpoint, "--until", "train", "--stop-after", "0.0001")
-    assert "the same command again" in told
+    whole = tmp_path / "whole"
+    more = ("--until", "train", "--set", "lora.lora_dropout=0.3", "--set", "train.max_steps=16")
+    finish(TORCHRUN, whole, tiny_checkpoint, *more)
+    for name, number in (("killed", signal.SIGKILL), ("stopped", signal.SIGTERM)):
+        folder = tmp_path / name
+        process = start(TORCHRUN, folder, tiny_checkpoint, *more)
+        os.kill(wait_for_checkpoint(folder, process), number)
+        told, _ = process.communicate(timeout=DEADLOCK_SECONDS)  # torchrun ends the others
+        assert process.returncode != 0
+        assert not (folder / "adapter").exists()
+        if name == "stopped":
+            assert "stopped before the work was finished (SIGTERM)" in told
+            newest = max(int(path.name[11:]) for path in (folder / "work/train/checkpoints").glob("checkpoint-*"))
+            assert len(losses(folder)) == newest < 16  # the step that was just finished is kept
+        finish(TORCHRUN, folder, tiny_checkpoint, *more)
+        assert losses(folder) == losses(whole)
+        assert all((weight == adapter(folder)[key]).all() for key, weight in adapter(whole).items())
 
 
 def test_without_a_launcher_there_is_no_other() -> None:
@@ -137,9 +149,25 @@ def test_without_a_launcher_there_is_no_other() -> None:
     assert environment == {"PATH": "/bin"}
 
 
-def test_sharded_weights_are_refused() -> None:
-    with pytest.raises(ConfigError, match="FSDP"):
-        join_launcher({"RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"})
+@pytest.mark.parametrize("way", ["FSDP", "DEEPSPEED"])
+def test_other_ways_of_training_on_several_gpus_are_refused(way: str) -> None:
+    with pytest.raises(ConfigError, match=way):
+        join_launcher({"RANK": "0", "WORLD_SIZE": "2", f"ACCELERATE_USE_{way}": "true"})
+
+
+@pytest.mark.parametrize("left", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "two"}, {"WORLD_SIZE": "2", "RANK": "1"}])
+def test_leftovers_of_a_launcher_are_named(left: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="WORLD_SIZE is") as caught:
+        join_launcher(left)
+    assert "unset WORLD_SIZE" in caught.value.hint
+
+
+def test_processes_share_the_cores_of_a_machine_and_have_a_gpu_each() -> None:
+    two_machines = Ranks(0, 8, 0, 4)
+    assert (two_machines.speedup("cpu"), two_machines.speedup("cuda"), ALONE.speedup("cpu")) == (2, 8, 1)
+    with pytest.raises(ConfigError, match="has 0 CUDA devices"):
+        two_machines.check("mps")
+    two_machines.check("cpu")
 
 
 def test_processes_share_every_step() -> None:

@@ -140,3 +140,12 @@ def test_changes_of_course_and_the_clock_survive_the_sitting(tmp_path: Path) -> 
     assert second.adaptations() == [cut]
     assert second.done() == 1
     assert 1000 <= second.seconds() < 2000
+
+
+def test_the_clock_of_a_joint_training_goes_on_where_its_checkpoints_are(tmp_path: Path) -> None:
+    road = Road(Run.create(tmp_path), load_config("demo"), Listener())
+    folder, joint = tmp_path / "work" / "train", tmp_path / "joint"
+    RunSink(road, folder, 10, joint).timing({"step": 1, "seconds": 1000.0})
+    assert RunSink(road, folder, 10, joint).seconds() < 1000  # another training's
+    joint.mkdir()
+    assert RunSink(road, folder, 10, joint).seconds() >= 1000

@@ -148,6 +148,11 @@ def test_a_subset_that_was_chosen_by_hand_must_fit_the_minutes_too() -> None:
     assert size_study(design(set=by_hand, minutes=6000), plan()).train_pairs == 900
 
 
+def test_no_more_pairs_are_counted_than_there_are() -> None:
+    many = design(set=("split.strategy=grouped", "train.max_pairs=20000"))
+    assert size_study(many, plan()).optimizer_steps["baseline"] == STEPS
+
+
 def test_rows_that_hold_several_pairs_are_counted_as_pairs() -> None:
     """Packed: a pass over 1,000 pairs is 250 rows, four to a step."""
     rows = plan().model_copy(update={"full_steps": 188, "optimizer_steps": 188})
@@ -165,3 +170,4 @@ def test_more_machines_take_less_and_never_less_than_the_longest_trial() -> None
     assert sizing.minutes_on(1) == pytest.approx(sizing.shared_minutes + sum(sizing.minutes.values()))
     assert sizing.minutes_on(1) > sizing.minutes_on(2) > sizing.minutes_on(4)
     assert sizing.minutes_on(64) == pytest.approx(sizing.shared_minutes + max(sizing.minutes.values()))
+    assert size_study(design(), plan(), lanes=2).minutes_on(1) == pytest.approx(sizing.minutes_on(2))

@@ -104,8 +104,8 @@ class Workload:
     """Predicted seconds per answering stage."""
     spent_seconds: float
     """Already gone: preparing, auditing, probing."""
-    processes: int = 1
-    """That train together."""
+    speedup: int = 1
+    """How many times as fast as one process all that train together are."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def choose_steps(work: Workload, rates: Rates, train: TrainConfig, budget: Budge
     """
     if rates.train_tokens_per_second == 0:  # no system needs an adapter
         return Steps(0, "epochs", warmup_steps=0, eval_steps=1, save_steps=1, train_seconds=0.0)
-    step_seconds = work.tokens_per_step / (rates.train_tokens_per_second * work.processes)
+    step_seconds = work.tokens_per_step / (rates.train_tokens_per_second * work.speedup)
     evaluation_seconds = work.validation_tokens / rates.evaluation_tokens_per_second
     wanted = train.max_steps or work.full_steps
     ended_by: Literal["epochs", "budget", "max_steps"] = "max_steps" if train.max_steps else "epochs"

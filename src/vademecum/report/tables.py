@@ -122,7 +122,7 @@ def recipe_table(report: Mapping[str, Any], material: ReportMaterial) -> Table:
              f"{material.plan['warmup_steps']} warmup steps"),
             ("optimizer steps", steps_taken(material, training["optimizer_steps"])),
             ("padding", f"{numbers.share(training['padded_fraction'])} of {training['slots']:,} slots"),
-            ("speed", _speed(report)),
+            ("speed", _speed(report, material.plan.get("processes", 1))),
             ("loss", _losses(training)),
             ("status", training["status"]),
         ]  # fmt: skip
@@ -135,9 +135,10 @@ def _shared(plan: Mapping[str, Any]) -> str:
     return f", shared by {processes} processes" if processes > 1 else ""
 
 
-def _speed(report: Mapping[str, Any]) -> str:
+def _speed(report: Mapping[str, Any], processes: int) -> str:
     measured, planned = report["training"]["real_tokens_per_second"], report["plan"]["rates"]["train_tokens_per_second"]
-    return f"{measured:,.0f} tokens/s (the probe had {planned:,.0f})"
+    one = " in one process" if processes > 1 else ""
+    return f"{measured:,.0f} tokens/s (the probe had {planned:,.0f}{one})"
 
 
 def _losses(training: Mapping[str, Any]) -> str:

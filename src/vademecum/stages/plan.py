@@ -56,10 +56,11 @@ def make_plan(road: Road, _: Path) -> None:
     started = time.monotonic()  # fetching and converting the base model is not part of the budget
     situation = look(road, base)
     size = choose_size(situation)
+    road.ranks.check(size.device)
     road.observer.say(f"{size.device}, {size.dtype}: {size.dtype_reason}")
     situation = replace(situation, config=size.apply(road.config))
     rates = _known_rates(road, situation, size) or _probe(road, situation, size)
-    check_memory(rates, size.limit_bytes)
+    check_memory(rates, size.whole_limit_bytes)
     spent = road.run.entries()["prepare"].seconds + time.monotonic() - started
     plan = decide(situation, size, rates, spent, there := road.run.size_bytes)
     check_disk(plan.disk_bytes, there, road.run.path)
@@ -96,7 +97,7 @@ def decide(situation: Situation, size: Size, rates: Rates, spent_seconds: float,
         validation_tokens=sum(example.length for example in situation.validation),
         answering=answering,
         spent_seconds=spent_seconds,
-        processes=situation.ranks.size,
+        speedup=situation.ranks.speedup(size.device),
     )
     steps = choose_steps(work, rates, config.train, config.budget)
     return Plan(
@@ -117,7 +118,7 @@ def decide(situation: Situation, size: Size, rates: Rates, spent_seconds: float,
         candidates=size.candidates,
         micro_batch_tokens=layout.worst_tokens,
         real_tokens=round(work.tokens_per_step * steps.optimizer_steps),
-        processes=work.processes,
+        processes=situation.ranks.size,
         memory=size.memory,
         process_bytes=size.process_bytes,
         memory_limit_bytes=size.limit_bytes,

@@ -80,6 +80,9 @@ class Size:
     memory: MemoryPrediction
     process_bytes: int
     limit_bytes: int
+    """Of each process that trains."""
+    whole_limit_bytes: int
+    """Of a process that is alone."""
 
     def apply(self, config: RunConfig) -> RunConfig:
         """The configuration with what was chosen in it."""
@@ -135,9 +138,10 @@ def choose_size(situation: Situation) -> Size:
     hardware = probe_hardware(rates_cache=cache_folder())
     device, dtype, reason = _number_format(config, hardware)
     process = process_bytes(device)
+    whole = memory_limit_bytes(config.budget, hardware, device)
     limit = memory_limit_bytes(config.budget, hardware, device, situation.ranks.local_size)
     predictor = _Predictor(situation, device, dtype, process)
-    rows, answering = _answer_rows(predictor, limit)
+    rows, answering = _answer_rows(predictor, whole)  # one process answers
     candidates = predictor.candidates(limit) if situation.trained else []
     if candidates:
         settings = choose_settings(candidates, limit, lambda: predictor.nearest(limit)).settings
@@ -154,6 +158,7 @@ def choose_size(situation: Situation) -> Size:
         memory=predictor.memory(settings, config.train, answering),
         process_bytes=process,
         limit_bytes=limit,
+        whole_limit_bytes=whole,
     )
 
 

@@ -46,7 +46,7 @@ def _train(roads: Sequence[Road], inputs: Sequence[dict[str, str]], checkpoints:
     with PeakMemory() as memory:
         adapters = SharedAdapters(trainings[0].load(), configs[0].lora, [one.seed for one in trainings])
         members = [
-            Member(one.settings, one.data, one.seed, RunSink(road, folder, one.plan.optimizer_steps))
+            Member(one.settings, one.data, one.seed, RunSink(road, folder, one.plan.optimizer_steps, checkpoints))
             for one, road, folder in zip(trainings, roads, folders, strict=True)
         ]
         loading = time.monotonic() - began

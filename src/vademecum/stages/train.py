@@ -41,8 +41,10 @@ class RunSink:
     """Where the trainer's rows go: training.jsonl and timing.jsonl; checkpoints and changes of course into the stage's
     own folder."""
 
-    def __init__(self, road: Road, folder: Path, steps: int) -> None:
+    def __init__(self, road: Road, folder: Path, steps: int, checkpoints: Path | None = None) -> None:
+        """Of a stage with its own `folder`; `checkpoints` is where those of a joint training lie."""
         self.road, self.folder = road, folder
+        self._checkpoints = checkpoints or folder / "checkpoints"
         changes = [one for one in self.adaptations() if one.change == "steps_cut"]
         self._steps = changes[-1].after if changes else steps
         # Without checkpoints the clock is another training's.
@@ -52,7 +54,7 @@ class RunSink:
     @property
     def checkpoints(self) -> Path:
         """Folder of the Trainer's checkpoints."""
-        return self.folder / "checkpoints"
+        return self._checkpoints
 
     @property
     def stop(self) -> Stop:
@@ -225,10 +227,11 @@ def help_train(road: Road) -> None:
     if order is None:
         return
     prepared = prepare_training(road)
+    data = replace(prepared.data, memory_limit_bytes=_memory_limit(road.config.budget, prepared.plan))
     with suppress(DismissedError), road.ranks.together(order["device"]):
         model = attach_adapter(prepared.load(), prepared.config.lora, prepared.seed)
         sink = SilentSink(Path(order["checkpoints"]))
-        train(model, prepared.base.tokenizer, prepared.data, prepared.settings, sink, prepared.seed)
+        train(model, prepared.base.tokenizer, data, prepared.settings, sink, prepared.seed)
 
 
 def publish(road: Road, folder: Path, summary: TrainingSummary, model: "PeftModel", base: Base) -> None:

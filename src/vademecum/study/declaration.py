@@ -152,9 +152,12 @@ def study_names() -> list[str]:
 
 
 def is_study(name: str | Path) -> bool:
-    """Whether `name` is a study, one that ships or a file that declares factors, and not a single run."""
+    """Whether `name` is a study, one that ships or a file that names a baseline, and not a single run or a search."""
     path = Path(name)
-    return "factors" in read_tree(path, str(name)) if path.is_file() else str(name) in study_names()
+    if not path.is_file():
+        return str(name) in study_names()
+    tree = read_tree(path, str(name))
+    return "baseline" in tree and "over" not in tree
 
 
 def load_study(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:

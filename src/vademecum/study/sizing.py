@@ -33,18 +33,20 @@ class Sizing(Record):
     """Variant → steps."""
     minutes: dict[str, float]
     """Trial → what it is predicted to take alone."""
+    lanes: int = 1
+    """Trials that run side by side on this machine without slowing one another down."""
     shared_minutes: float
     """Predicted for the corpus, the plan and the answers that all trials share."""
 
     @property
     def total_minutes(self) -> float:
         """Of the whole study, one trial after another."""
-        return self.minutes_on(1)
+        return self.shared_minutes + sum(self.minutes.values())
 
     def minutes_on(self, machines: int) -> float:
-        """Of the whole study on so many machines like this one: what is shared, then each trial where one is free, the
-        longest first."""
-        busy = [0.0] * machines
+        """Of the whole study on so many machines like this one: what is shared, then each trial where a lane is free,
+        the longest first."""
+        busy = [0.0] * (machines * self.lanes)
         for minutes in sorted(self.minutes.values(), reverse=True):
             heapq.heappushpop(busy, busy[0] + minutes)
         return self.shared_minutes + max(busy)
@@ -69,10 +71,7 @@ def size_study(design: Design, plan: Plan, lanes: int = 1, before: Sizing | None
         pairs = before.train_pairs
     else:
         pairs = design.baseline.train.max_pairs or _affordable_pairs(design, work, trials, lanes)
-    steps = {
-        trial.variant: work.steps(trial.config, trial.config.train.max_pairs or pairs or plan.train_pairs)
-        for trial in trials
-    }
+    steps = {trial.variant: work.steps(trial.config, trial.config.train.max_pairs or pairs) for trial in trials}
     warmups = _warmups(design, trials, steps, scaled=None if before is None else bool(before.warmup_steps))
     seconds = {trial.name: work.seconds(trial.config, steps[trial.variant]) for trial in trials}
     if before is None:
@@ -83,6 +82,7 @@ def size_study(design: Design, plan: Plan, lanes: int = 1, before: Sizing | None
         warmup_steps=warmups,
         optimizer_steps=steps,
         minutes={name: value / 60 for name, value in seconds.items()},
+        lanes=lanes,
         shared_minutes=work.shared_seconds / 60,
     )
 
@@ -111,6 +111,8 @@ class _Work:
     plan: Plan
     rows_per_pair: float
     """Rows of the layout per train pair: below one where rows are packed, above one where long answers are split."""
+    short: bool
+    """Whether the plan's pairs are all that there are."""
 
     @classmethod
     def of(cls, baseline: RunConfig, plan: Plan) -> "_Work":
@@ -118,7 +120,8 @@ class _Work:
         rows = plan.full_steps * math.prod(train.batch_shape) / train.num_train_epochs
         # A pass is rounded to whole steps; that is no splitting or packing.
         exact = abs(rows - plan.train_pairs) < math.prod(train.batch_shape)
-        return cls(plan, 1.0 if exact else rows / plan.train_pairs)
+        short = train.max_pairs is None or plan.train_pairs < train.max_pairs
+        return cls(plan, 1.0 if exact else rows / plan.train_pairs, short)
 
     @property
     def shared_seconds(self) -> float:
@@ -132,9 +135,11 @@ class _Work:
         rows = plan.optimizer_steps * settings.per_device_train_batch_size * settings.gradient_accumulation_steps
         return plan.real_tokens / rows / plan.rates.train_tokens_per_second * self.rows_per_pair
 
-    def steps(self, config: RunConfig, pairs: int) -> int:
-        """Optimizer steps of a trial."""
+    def steps(self, config: RunConfig, pairs: int | None) -> int:
+        """Optimizer steps of a trial on so many pairs, or on all; no more than there are."""
         train = config.train
+        if pairs is None or self.short:
+            pairs = min(pairs or self.plan.train_pairs, self.plan.train_pairs)
         rows = train.num_train_epochs * pairs * self.rows_per_pair
         return train.max_steps or max(1, round(rows / math.prod(train.batch_shape)))
 

@@ -233,7 +233,7 @@ def boundary_callback(trainer: Any, stop: Stop, watch: Watch) -> Any:  # noqa: A
         def on_step_begin(self, *_: object, **__: object) -> None:
             self._cpu, self._cuda = torch.get_rng_state(), torch.cuda.get_rng_state_all()
             self._heed()
-            if adaptation := ranks.agree(lambda: watch.look(trainer.state.global_step)):
+            if adaptation := watch.look(trainer.state.global_step):
                 self._save()
                 raise Adapted(adaptation)
 
@@ -268,4 +268,5 @@ def unwrapped_after(model: Any) -> Iterator[None]:  # noqa: ANN401  PEFT's and t
     finally:
         for module in modules:
             vars(module).pop("forward", None)
+        vars(model).pop("_is_accelerate_prepared", None)  # else a second training would go without autocast
         model.train(mode)

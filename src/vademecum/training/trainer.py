@@ -110,6 +110,11 @@ def _attempt(
         fuse_adapters(model)
         arguments = training_arguments(config, data, sink.checkpoints, seed)
         trainer = build_trainer(model, tokenizer, data, arguments, report)
+        if trainer.accelerator.num_processes != data.ranks.size:  # each would train a part of the rows alone
+            raise RunError(
+                f"{data.ranks.size} processes were started, and Accelerate sees {trainer.accelerator.num_processes}",
+                hint="start with torchrun; please report this",
+            )
         trainer.add_callback(boundary_callback(trainer, sink.stop, Watch(data, sink.seconds)))
         if not data.ranks.lead:
             torch.manual_seed(seed + data.ranks.rank)  # else all would drop the same units

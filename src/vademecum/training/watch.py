@@ -28,22 +28,27 @@ class Watch:
         self._marks: deque[float] = deque(maxlen=RECENT_STEPS + 1)
 
     def look(self, step: int) -> Adaptation | None:
-        """What must change, after `step` finished steps; called once before every step.
+        """What must change, after `step` finished steps; called once before every step, by all ranks.
 
         Raises:
             RunError: the memory limit is exceeded and micro-batches cannot be made smaller.
         """
+        ranks, limit = self._data.ranks, self._data.memory_limit_bytes
+        held = 0 if limit is None else ranks.highest(process_peak_bytes())
+        return ranks.agree(lambda: self._decide(step, held))
+
+    def _decide(self, step: int, held_bytes: int) -> Adaptation | None:
         if self._begun:
             self._marks.append(self._seconds())
         self._begun = True
-        return self._memory(step) or self._time(step)
+        return self._memory(step, held_bytes) or self._time(step)
 
-    def _memory(self, step: int) -> Adaptation | None:
+    def _memory(self, step: int, held_bytes: int) -> Adaptation | None:
         limit = self._data.memory_limit_bytes
         # What was held before and never given back, smaller micro-batches would not take away.
-        if limit is None or (held := process_peak_bytes()) <= max(limit, self._held_before):
+        if limit is None or held_bytes <= max(limit, self._held_before):
             return None
-        return halving(self._data.layout, step, held, limit)
+        return halving(self._data.layout, step, held_bytes, limit)
 
     def _time(self, step: int) -> Adaptation | None:
         limit, steps = self._data.time_limit_seconds, self._data.layout.steps
