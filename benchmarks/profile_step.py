@@ -23,7 +23,6 @@ from vademecum.config import LoraConfig
 
 KINDS = {
     "attention": ("scaled_dot_product",),
-    "product": ("mm", "linear"),
     "loss": ("log_softmax", "nll_loss", "logsumexp", "gather"),
     "filling": ("fill_", "zero_"),
     "copying": ("copy_", "cat", "index", "clone", "embedding", "scatter"),

@@ -55,6 +55,11 @@ BARS = (
     Bar("train.tokens_per_second.grouped.tinyllama", "real tokens/s", H200, "cuda-h200", 60_000, 100_000, "tok/s"),
 )
 
+PROFILED = {
+    "large_products": "large products", "thin_products": "thin products", "attention": "attention",
+    "elementwise": "elementwise", "copying": "copying", "filling": "filling", "loss": "loss", "other": "other",
+    "outside": "no operator",
+}  # fmt: skip
 SCALING_FIGURES = {
     "scaling.ray.completed": "trials that came to an end on two Ray nodes, one worker killed",
     "scaling.ray.equal": "of these, equal in every step's loss to the local executor's",
@@ -197,6 +202,18 @@ def arms_table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def profile_table(results: list[dict[str, Any]]) -> str:
+    """Where a training step's time goes."""
+    lines = ["| machine | model | " + " | ".join(PROFILED.values()) + " |", "|---|---|" + "---:|" * len(PROFILED)]
+    for result in results:
+        for model, suffix in (("SmolLM2-135M", ""), ("TinyLlama's shape", ".tinyllama")):
+            row = [result["figures"].get(f"profile.share.{kind}{suffix}") for kind in PROFILED]
+            if any(row):
+                shown = [_number(cell["value"], "%") if cell else "" for cell in row]
+                lines.append(f"| {' | '.join([result['machine'], model, *shown])} |")
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
+
+
 def scaling_table(results: list[dict[str, Any]]) -> str:
     """What `scaling` and `shared_base` measured, machine by machine."""
     lines = ["| figure | measured | n | machine |", "|---|---:|---:|---|"]
@@ -244,7 +261,9 @@ def pages() -> dict[Path, str]:
         HERE / "commands.md": commands_page(),
         README: filled(README, results=results_table(report)),
         SCALING: filled(SCALING, figures=scaling_table(results)),
-        PERFORMANCE: filled(PERFORMANCE, bars=bars_table(results), arms=arms_table(results)),
+        PERFORMANCE: filled(
+            PERFORMANCE, bars=bars_table(results), arms=arms_table(results), profile=profile_table(results)
+        ),
     }
 
 
