@@ -1,5 +1,7 @@
 """Stages are run when, and only when, what they read has changed; finished long work is protected."""
 
+import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from tests.listener import Listener
 from vademecum.config import RunConfig, load_config
 from vademecum.errors import ConfigError, StaleError
 from vademecum.runs import Run
+from vademecum.stages import road as road_module
 from vademecum.stages.road import Road, Stage, walk
 
 
@@ -39,6 +42,22 @@ def go(folder: Path, *settings: str, until: str | None = None, force: tuple[str,
     listener = Listener()
     walk(Road(Run.create(folder), load_config("demo", settings), listener), STAGES, until=until, force=force)
     return listener.worked
+
+
+def test_a_kill_loses_no_more_than_a_moment_of_a_stage_s_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(road_module, "CLOCK_SECONDS", 0.05)
+    kept: list[float] = []
+
+    def work(road: Road, folder: Path) -> None:
+        time.sleep(0.1)
+        road.observer.progress(1, 2, "halves")
+        kept.append(json.loads((folder / "seconds.json").read_text(encoding="utf-8")))  # what a kill would leave
+        road.run.write_text("pairs", "")
+
+    run = Run.create(tmp_path)
+    stage = Stage("prepare", ("seed",), (), ("pairs",), work)
+    walk(Road(run, load_config("demo"), Listener()), [stage])
+    assert 0.1 <= kept[0] <= run.entries()["prepare"].seconds + 0.001
 
 
 def test_second_walk_does_nothing(tmp_path: Path) -> None:

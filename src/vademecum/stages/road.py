@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -16,6 +16,9 @@ from vademecum.runs import Entry, Run
 from vademecum.stages.measuring import library_versions
 from vademecum.stopping import Stop
 from vademecum.training import ALONE, Ranks
+
+CLOCK_SECONDS = 5.0
+"""So much of a stage's time is lost at most when it is killed, and what it does between two words of progress."""
 
 
 class Observer(Protocol):
@@ -155,16 +158,52 @@ def _perform(road: Road, stage: Stage, inputs: dict[str, str]) -> None:
     road.observer.begin(stage.name)
     road.run.write_config(road.config)
     folder = road.run.workspace(stage.name, inputs)
-    clock = folder / "seconds.json"
-    earlier = json.loads(clock.read_text(encoding="utf-8")) if clock.is_file() else 0.0
-    started = time.monotonic()
+    clock = _Clock(folder / "seconds.json", road.observer)
     try:
         with PeakMemory() as memory:
-            stage.work(road, folder)
+            stage.work(replace(road, observer=clock), folder)
     except BaseException:
-        write_json(clock, earlier + time.monotonic() - started)
+        clock.keep()
         raise
-    finish(road, stage, inputs, earlier + time.monotonic() - started, memory.peak_bytes)
+    finish(road, stage, inputs, clock.seconds(), memory.peak_bytes)
+
+
+class _Clock:
+    """Counts a stage's seconds over all sittings. It watches the stage, and passes on what it sees: as the stage gets
+    on, they go to disk."""
+
+    def __init__(self, file: Path, observer: Observer) -> None:
+        self._file, self._observer = file, observer
+        earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else 0.0
+        self._began = time.monotonic() - earlier
+        self._kept = earlier
+
+    def seconds(self) -> float:
+        """So far."""
+        return time.monotonic() - self._began
+
+    def keep(self) -> None:
+        """Put them on disk."""
+        self._kept = self.seconds()
+        write_json(self._file, self._kept)
+
+    def begin(self, stage: str) -> None:
+        """Pass it on."""
+        self._observer.begin(stage)
+
+    def skip(self, stage: str) -> None:
+        """Pass it on."""
+        self._observer.skip(stage)
+
+    def progress(self, done: float, total: float, unit: str) -> None:
+        """Pass it on, and look at the clock."""
+        self._observer.progress(done, total, unit)
+        if self.seconds() - self._kept >= CLOCK_SECONDS:
+            self.keep()
+
+    def say(self, text: str) -> None:
+        """Pass it on."""
+        self._observer.say(text)
 
 
 def finish(road: Road, stage: Stage, inputs: dict[str, str], seconds: float, peak_bytes: int) -> None:
