@@ -208,6 +208,20 @@ def test_probe_writes_on_past_end_tokens(
     assert timing.seconds == timing.prefill_seconds + timing.decode_seconds
 
 
+def test_probe_writes_in_the_middle_of_the_longest_answer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]
+) -> None:
+    widths: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _, __, given: widths.append(given["attention_mask"].shape[1]), with_kwargs=True
+    )
+    (longest, *_) = chunks(prompts, GREEDY)
+    read = max(len(prompt.input_ids) for prompt in longest)
+    probe_generation(model, tokenizer, prompts, GREEDY, new_tokens=4)
+    middle = (GREEDY.max_new_tokens - 4) // 2
+    assert widths[1:] == [read, *(read + middle + step for step in range(1, 5))]
+
+
 def test_probe_needs_a_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(RunError, match="no prompt"):
         probe_generation(model, tokenizer, [], GREEDY, new_tokens=7)

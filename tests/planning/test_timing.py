@@ -42,5 +42,11 @@ def test_one_full_chunk_in_numbers() -> None:
         assert answering_seconds(system, 1000, 16, 100, RATES) == pytest.approx(want)
 
 
+def test_a_chunk_that_is_not_full_costs_the_floor_all_the_same() -> None:
+    full, quarter, one_more = (answering_seconds("base", 0, answers, 100, RATES) for answers in (16, 4, 17))
+    assert quarter - STARTUP_SECONDS > (full - STARTUP_SECONDS) / 4
+    assert one_more - full > 100 * 0.2 * STEP_FLOOR
+
+
 def test_every_system_that_the_model_answers_has_its_share() -> None:
     assert set(ANSWER_SHARE) == {"base", "few-shot", "tuned"}

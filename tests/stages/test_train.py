@@ -100,7 +100,7 @@ def plan(device: str = "cpu") -> Plan:
             quantization="none", per_device_train_batch_size=1, gradient_accumulation_steps=1,
             gradient_checkpointing=False, compact=False,
         ),
-        answer_rows=1, candidates=[], process_bytes=1, memory_limit_bytes=1, disk_bytes=1, measured=True,
+        answer_rows=1, candidates=[], process_bytes=1, memory_limit_bytes=2_500_000_000, disk_bytes=1, measured=True,
         memory=MemoryPrediction(
             weights_bytes=1, adapter_bytes=1, activations_bytes=1, answering_weights_bytes=1, cache_bytes=1,
             reading_bytes=1,

@@ -123,6 +123,8 @@ def probe_generation(
 ) -> GenerationTiming:
     """Time the first chunk of these prompts: read it, then write `new_tokens` tokens to every row, end tokens or not.
 
+    They are written in the middle of the longest answer: each takes longer than the one before, as the cache grows.
+
     Raises:
         InputError: as `generate`.
         RunError: there is no prompt; otherwise as `generate`.
@@ -140,6 +142,8 @@ def probe_generation(
         tokens = batch.start().argmax(dim=-1)
         tokens.tolist()  # waits for the device, as a real step does to look for end tokens
         read = time.perf_counter()
+        batch.lengthen(max(0, decoding.max_new_tokens - new_tokens) // 2)
+        began_writing = time.perf_counter()
         for _ in range(new_tokens):
             tokens = batch.go_on(tokens).argmax(dim=-1)
             tokens.tolist()
@@ -149,7 +153,7 @@ def probe_generation(
         prompt_tokens=sum(map(len, ids)),
         new_tokens=len(ids) * new_tokens,
         prefill_seconds=read - began,
-        decode_seconds=written - read,
+        decode_seconds=written - began_writing,
     )
 
 

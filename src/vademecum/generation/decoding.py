@@ -90,6 +90,20 @@ class Batch:
         """Read one token per row, shape (rows,). Returns the logits of the next one."""
         return self._read(tokens[:, None])
 
+    def lengthen(self, tokens: int) -> None:
+        """As if every row had read so many tokens more, for timing: what full attention looks back on gets longer by
+        copies of the last token. Layers that look back on a window, or on a state, take no longer."""
+        import torch
+        from transformers.cache_utils import DynamicLayer
+
+        for layer in self._cache.layers:
+            if type(layer) is DynamicLayer:
+                for name in ("keys", "values"):
+                    read = getattr(layer, name)
+                    last = read[:, :, -1:].expand(-1, -1, tokens, -1)
+                    setattr(layer, name, torch.cat([read, last], dim=2))
+        self._width += tokens
+
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these."""
         import torch

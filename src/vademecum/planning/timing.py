@@ -1,5 +1,6 @@
 """How long a run will take: rates measured on this machine times the tokens of this corpus."""
 
+import math
 from dataclasses import dataclass
 
 from vademecum.hardware import Device
@@ -93,12 +94,14 @@ def forecast_rates(shape: Shape, work: ForecastWork, flops: float, device: Devic
 def answering_seconds(system: str, prompt_tokens: int, answers: int, max_new_tokens: int, rates: AnswerRates) -> float:
     """Predicted seconds for one system's answers; `prompt_tokens` is the sum over all prompts.
 
-    A chunk takes as many steps as its longest answer, nearly always `max_new_tokens`, with fewer and fewer rows.
+    A chunk takes as many steps as its longest answer, nearly always `max_new_tokens`, with fewer and fewer rows; the
+    last one has fewer from the beginning, and costs its floor all the same.
     """
-    step = rates.step_seconds * (STEP_FLOOR + (1 - STEP_FLOOR) * ANSWER_SHARE[system])
+    floors, filled = math.ceil(answers / rates.rows), answers / rates.rows
+    full_steps = max_new_tokens * (STEP_FLOOR * floors + (1 - STEP_FLOOR) * ANSWER_SHARE[system] * filled)
     return (
         STARTUP_SECONDS
         + prompt_tokens / rates.prompt_tokens_per_second
-        + answers / rates.rows * max_new_tokens * step
+        + full_steps * rates.step_seconds
         + answers * SCORING_SECONDS_PER_ANSWER
     )

@@ -161,9 +161,10 @@ def _kind(system: str) -> str:
 
 def _answer_rates(situation: Situation, model: "PreTrainedModel", prompts: Sequence[Prompt]) -> AnswerRates:
     decoding = decoding_for(situation.config, 0)
-    middle = chunks(prompts, decoding)
+    found = chunks(prompts, decoding)
+    full = [chunk for chunk in found if len(chunk) == max(map(len, found))]
     timing = probe_generation(
-        model, situation.base.tokenizer, middle[len(middle) // 2], decoding, new_tokens=PROBE_NEW_TOKENS
+        model, situation.base.tokenizer, full[len(full) // 2], decoding, new_tokens=PROBE_NEW_TOKENS
     )
     return AnswerRates(
         prompt_tokens_per_second=timing.prompt_tokens / timing.prefill_seconds,
