@@ -133,7 +133,7 @@ def test_shown_command_would_run(shown: Shown) -> None:
         return
     target, settings = given["target"], given["settings"] or []
     is_path = Path(target).suffix == ".toml" or "/" in target
-    if words[0] == "study":
+    if words[0] == "study" or target in study_names():
         assert is_path or lay_out_design(load_study(target, settings)).trials()
         return
     if words[0] == "search":
