@@ -23,7 +23,7 @@ from vademecum.corpus import audit_leakage, clean, load_corpus, missing_fields, 
 from vademecum.evaluation import score
 from vademecum.records import Assignment, Comparison, Prediction, QAPair, Record, Score, Split
 from vademecum.stages import stages_of
-from vademecum.study import SearchConfig, StudyConfig, load_search, load_study
+from vademecum.study import SearchConfig, StudyConfig, load_search, load_study, study_names
 from vademecum.study.design import lay_out_design
 
 ROOT = Path(__file__).parents[1]
