@@ -4,7 +4,8 @@
 
 Every case trains in a process of its own, on a model of random weights, in micro-batches of one shape: first the plan's
 throw-away steps, from which its time is predicted, then more steps, which are timed. Memory is predicted from
-config.json alone. The constants of `planning.memory` were fitted on FITTED; only JUDGED is counted. Budgets from 0.8 to
+config.json alone, and measured from the end of loading on: pages of a weight file that is still mapped can be given
+back at any time. The constants of `planning.memory` were fitted on FITTED; only JUDGED is counted. Budgets from 0.8 to
 1.2 times the measured peak are then asked for. A false fit is a budget that the plan would have taken and the case
 exceeded, a false refusal one that it would have refused and the case kept with more than the stated margin to spare.
 
@@ -51,7 +52,7 @@ BUDGETS = (0.8, 0.9, 1.0, 1.1, 1.2)
 TRAINED_SHARE = 0.8
 """Of a row, as on MedQuAD: the rest is prompt."""
 PROBE_STEPS = 2
-TIMED_STEPS = 6
+TIMED_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ class Case:
     dropout: float = 0.0
     accumulation: int = 2
     heap: bool = True
-    """Freed memory is kept, as glibc does by itself; with checkpointing never."""
+    """Freed memory is kept, as glibc does by itself; with checkpointing or quantized weights never."""
 
     @property
     def compact(self) -> bool:
         """As the plan would have it."""
-        return self.checkpointing or not self.heap
+        return self.checkpointing or self.quantization != "none" or not self.heap
 
     @property
     def name(self) -> str:
@@ -90,6 +91,10 @@ FITTED = (
     Case("smollm2-135m", 1, 768),
     Case("smollm2-135m", 3, 512, checkpointing=True),
     Case("tinyllama", 1, 384),
+    Case("width-256", 6, 192, quantization="int8"),
+    Case("width-256", 6, 192, quantization="nf4"),
+    Case("width-256", 6, 192, quantization="nf4", checkpointing=True),
+    Case("smollm2-135m", 1, 256, quantization="nf4"),
 )
 """What the constants were fitted on."""
 
@@ -125,7 +130,7 @@ JUDGED = (
 def work(case: Case, folder: Path, timed_steps: int) -> dict[str, float]:
     """In a process of its own: predict, load, probe, train."""
     from vademecum.config import LoraConfig, ModelConfig, TrainConfig
-    from vademecum.hardware import compact_memory, peak_memory_bytes
+    from vademecum.hardware import PeakMemory, compact_memory
     from vademecum.models import attach_adapter, load_base
     from vademecum.planning.memory import TrainingShape, predict_memory, process_bytes
     from vademecum.training import Example, Layout, TrainingData, probe_steps
@@ -159,11 +164,12 @@ def work(case: Case, folder: Path, timed_steps: int) -> dict[str, float]:
         gradient_checkpointing=case.checkpointing,
     )
     adapted = attach_adapter(model, lora, 0)
-    probed = probe_steps(adapted, data, config, steps=PROBE_STEPS, seed=0)
-    timed = probe_steps(adapted, data, config, steps=timed_steps, seed=1) if timed_steps else []
+    with PeakMemory() as peak:
+        probed = probe_steps(adapted, data, config, steps=PROBE_STEPS, seed=0)
+        timed = probe_steps(adapted, data, config, steps=timed_steps, seed=1) if timed_steps else []
     return {
         "predicted_bytes": process + predicted.training_bytes,
-        "measured_bytes": peak_memory_bytes(),
+        "measured_bytes": peak.peak_bytes,
         "planning_seconds": planning_seconds,
         "predicted_seconds": sum(step.seconds for step in probed) / len(probed) * timed_steps,
         "measured_seconds": sum(step.seconds for step in timed),

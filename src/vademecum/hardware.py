@@ -31,7 +31,7 @@ INSTRUCTION_SETS = {
 """The kernel's flag → our word, weakest first."""
 
 M_MMAP_THRESHOLD = -3
-COMPACT_BYTES, HEAP_BYTES = 1 << 20, 1 << 25
+COMPACT_BYTES, HEAP_BYTES = 1 << 17, 1 << 25
 """Above so many bytes a tensor gets pages of its own; 32 MiB is where glibc's own threshold ends up."""
 
 BF16_MIN_GAIN = 1.2
@@ -243,7 +243,7 @@ def can_compact_memory() -> bool:
 
 
 def compact_memory(on: bool) -> None:
-    """Let every tensor above a mebibyte lie in pages of its own, which go back to the system when it is freed.
+    """Let every tensor above 128 KiB lie in pages of its own, which go back to the system when it is freed.
 
     By default glibc keeps freed tensors of up to 32 MiB in its heap, where tensors that stay lie between them: training
     SmolLM2-135M with checkpointing on 3 x 512 tokens held 3.0 GB so, and 1.6 GB compact (benchmarks/plan_accuracy.py).

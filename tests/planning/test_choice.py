@@ -45,8 +45,9 @@ def test_what_is_set_is_the_only_candidate() -> None:
     assert {one.quantization for one in settings(quantization="nf4")} == {"nf4"}
 
 
-def test_memory_is_compact_where_activations_are_computed_twice_and_nowhere_without_the_c_library_for_it() -> None:
+def test_memory_is_compact_where_something_is_made_again_and_nowhere_without_the_c_library_for_it() -> None:
     assert all(one.compact for one in settings() if one.gradient_checkpointing)
+    assert all(one.compact for one in settings(quantization="nf4"))
     assert not any(one.compact for one in settings(can_be_compact=False))
 
 

@@ -1,5 +1,6 @@
 """Adapters are really trained on 8- and 4-bit weights, and serve without them: saved, loaded, merged, answering."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,20 @@ def quantized(folder: Path, quantization: str, dtype: str) -> Any:
 
 def trainable(model: Any) -> list[torch.Tensor]:
     return [weight for weight in model.parameters() if weight.requires_grad]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="the system does not tell what is mapped")
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_weights_in_few_bits_do_not_keep_the_file_of_the_whole_ones_in_memory(
+    tiny_checkpoint: Path, tmp_path: Path, quantization: str
+) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_checkpoint, folder)
+
+    model = quantized(folder, quantization, "float32")
+
+    assert str(folder) not in Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert model.get_input_embeddings().weight is not None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

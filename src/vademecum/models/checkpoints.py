@@ -143,8 +143,17 @@ def load_base(path: Path, config: ModelConfig, *, dtype: str, device: str) -> "P
     check_fit(path, model, loading)
     if config.quantization == "none":
         model.to(device)
+    else:
+        _own_weights(model)
     check_causal(path, model)
     return model
+
+
+def _own_weights(model: "PreTrainedModel") -> None:
+    """Copy what was not quantized out of the file: on a CPU one tensor there keeps all of the file in memory."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.device.type == "cpu" and tensor.dtype.is_floating_point:
+            tensor.data = tensor.data.clone()
 
 
 def _converted_wheel_model(*, offline: bool) -> Path:

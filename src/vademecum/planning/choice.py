@@ -81,8 +81,8 @@ def possible_settings(
 ) -> list[Settings]:
     """All settings that the user leaves open, the largest micro-batches first.
 
-    Recomputed activations make so many holes in a heap that checkpointing takes hardly less there: it is always compact
-    where that can be. Several processes share the micro-batches of a step evenly.
+    Recomputed activations and weights turned back from few bits make so many holes in a heap that neither saves much
+    there: both are always compact where that can be. Several processes share the micro-batches of a step evenly.
 
     Raises:
         ConfigError: the micro-batches that are configured cannot be shared.
@@ -112,7 +112,7 @@ def possible_settings(
         )
         for quantization in quantizations
         for switch in switches
-        for compact in ([can_be_compact] if switch or not can_be_compact else [False, True])
+        for compact in ([can_be_compact] if switch or quantization != "none" or not can_be_compact else [False, True])
         for rows, count in shapes
     ]
 
