@@ -16,6 +16,7 @@ from vademecum.hardware import Hardware
 from vademecum.planning import Plan
 from vademecum.records import Comparison
 from vademecum.report import changes, why_untrained
+from vademecum.report.numbers import duration, gigabytes
 from vademecum.report.plain import visible
 from vademecum.runs import Run
 from vademecum.stages import Silence
@@ -44,18 +45,6 @@ def watching(quiet: bool) -> Iterator["Observer"]:
     observer = Silence() if quiet else Progress(Console(stderr=True, highlight=False, markup=False, emoji=False))
     with observer:
         yield observer
-
-
-def minutes(seconds: float) -> str:
-    """Seconds in words: `48 s`, `12.5 min`, `3.2 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def gigabytes(count: float) -> str:
-    """Bytes in 1e9."""
-    return f"{count / 1e9:.2f} GB"
 
 
 def show_verdict(report: Mapping[str, Any], folder: Path, page: str = "report.html") -> None:
@@ -91,12 +80,12 @@ def _print_work(report: Mapping[str, Any]) -> None:
         console.print(
             f"Trained {training['optimizer_steps']:,} steps, {training['examples']:,} examples from "
             f"{report['supervision']['pairs']:,} train pairs, {training['real_tokens']:,} tokens, in "
-            f"{minutes(run['seconds']['train'])} (predicted {minutes(run['predicted_seconds']['train'])})."
+            f"{duration(run['seconds']['train'])} (predicted {duration(run['predicted_seconds']['train'])})."
         )
         for sentence in filter(None, (why_untrained(training), changes(training))):
             console.print(sentence, soft_wrap=True)
     spent, predicted = sum(run["seconds"].values()), sum(run["predicted_seconds"].values())
-    console.print(f"The whole run took {minutes(spent)} (predicted {minutes(predicted)}).\n")
+    console.print(f"The whole run took {duration(spent)} (predicted {duration(predicted)}).\n")
 
 
 def _sentence(row: Comparison) -> str:
@@ -125,7 +114,7 @@ def _difference(row: Comparison | None) -> str:
 def show_stages(run: Run) -> None:
     """What a run directory holds so far."""
     for name, entry in run.entries().items():
-        cost = f"{minutes(entry.seconds):>9}  {gigabytes(entry.peak_memory_bytes):>9}"
+        cost = f"{duration(entry.seconds):>9}  {gigabytes(entry.peak_memory_bytes):>9}"
         console.print(f"{name:18} {cost}  {', '.join(entry.outputs)}", soft_wrap=True)
 
 
@@ -138,8 +127,8 @@ def show_plan(plan: Plan) -> None:
     table.add_column("stage")
     table.add_column("time", justify="right")
     for stage, seconds in plan.predicted_seconds.items():
-        table.add_row(stage, minutes(seconds))
-    table.add_row("in all", minutes(plan.total_seconds), style="bold")
+        table.add_row(stage, duration(seconds))
+    table.add_row("in all", duration(plan.total_seconds), style="bold")
     console.print(table)
     ended = {"epochs": "all epochs", "budget": "what the budget leaves", "max_steps": "as configured"}[plan.ended_by]
     console.print(
@@ -254,15 +243,15 @@ def show_sizing(sizing: "Sizing") -> None:
         table.add_column(name, justify="left" if name == "variant" else "right")
     for variant, steps in sizing.optimizer_steps.items():
         trials = [name for name in sizing.minutes if name.rpartition("-seed")[0] == folder_name(variant)]
-        table.add_row(variant, str(len(trials)), f"{steps:,}", minutes(60 * sizing.minutes[trials[0]]))
+        table.add_row(variant, str(len(trials)), f"{steps:,}", duration(60 * sizing.minutes[trials[0]]))
     console.print(table)
     pairs = "all" if sizing.train_pairs is None else f"{sizing.train_pairs:,}"
     console.print(
         f"{len(sizing.minutes):,} trials on {pairs} train pairs each; what all of them share takes "
-        f"{minutes(60 * sizing.shared_minutes)}."
+        f"{duration(60 * sizing.shared_minutes)}."
     )
     counts = [count for count in MACHINES if count <= len(sizing.minutes)]
-    times = [f"on {count}: {minutes(60 * sizing.minutes_on(count))}" for count in counts]
+    times = [f"on {count}: {duration(60 * sizing.minutes_on(count))}" for count in counts]
     console.print(f"Machines like this one: {', '.join(times)}.", soft_wrap=True)
 
 

@@ -58,8 +58,8 @@ def counted(value: int, thing: str) -> str:
     return f"{value:,} {thing}" if value == 1 else f"{value:,} {thing}s"
 
 
-def seconds(value: float) -> str:
-    """A duration in words: 48 s, 12.5 min, 3.2 h."""
+def duration(value: float) -> str:
+    """Seconds in words: 48 s, 12.5 min, 3.2 h."""
     if value < 90:
         return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
     return f"{value / 60:.1f} min" if value < 5400 else f"{value / 3600:.1f} h"

@@ -186,8 +186,8 @@ def times_table(report: Mapping[str, Any]) -> Table:
 
 def _times(predicted: float, measured: float) -> tuple[str, str, str]:
     if not predicted:
-        return numbers.NONE, numbers.seconds(measured), numbers.NONE
-    return numbers.seconds(predicted), numbers.seconds(measured), f"{measured / predicted:.2f}"
+        return numbers.NONE, numbers.duration(measured), numbers.NONE
+    return numbers.duration(predicted), numbers.duration(measured), f"{measured / predicted:.2f}"
 
 
 def leakage_table(split: Mapping[str, Any]) -> Table:
