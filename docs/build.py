@@ -214,6 +214,20 @@ def profile_table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 
+def memory_table(results: list[dict[str, Any]]) -> str:
+    """Every configuration of `plan_accuracy` on every machine."""
+    lines = [
+        "| machine | configuration (rows x tokens) | predicted, GB | measured, GB | error |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for result in results:
+        for row in result["settings"].get("all", {}).get("cases", []):
+            predicted, measured_bytes = row["predicted_bytes"], row["measured_bytes"]
+            cells = [f"{predicted / 1e9:.2f}", f"{measured_bytes / 1e9:.2f}", f"{predicted / measured_bytes - 1:+.1%}"]
+            lines.append(f"| {' | '.join([result['machine'], row['case'], *cells])} |")
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
+
+
 def scaling_table(results: list[dict[str, Any]]) -> str:
     """What `scaling` and `shared_base` measured, machine by machine."""
     lines = ["| figure | measured | n | machine |", "|---|---:|---:|---|"]
@@ -262,7 +276,11 @@ def pages() -> dict[Path, str]:
         README: filled(README, results=results_table(report)),
         SCALING: filled(SCALING, figures=scaling_table(results)),
         PERFORMANCE: filled(
-            PERFORMANCE, bars=bars_table(results), arms=arms_table(results), profile=profile_table(results)
+            PERFORMANCE,
+            bars=bars_table(results),
+            arms=arms_table(results),
+            profile=profile_table(results),
+            memory=memory_table(results),
         ),
     }
 
