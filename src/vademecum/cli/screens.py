@@ -18,6 +18,7 @@ from vademecum.records import Comparison
 from vademecum.report import changes, why_untrained
 from vademecum.report.numbers import duration, gigabytes
 from vademecum.report.plain import visible
+from vademecum.report.sentences import NOT_ADVICE
 from vademecum.runs import Run
 from vademecum.stages import Silence
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 MACHINES = (1, 2, 4, 8, 16, 32, 64)
 METRIC_NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
-NOT_ADVICE = "A research result, not medical advice."
 
 PIPED_WIDTH = 140
 """Columns when nobody's terminal says how wide it is: the verdict's table stays on one line per system."""

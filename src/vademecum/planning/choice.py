@@ -76,13 +76,18 @@ class Candidate(Settings):
         return Settings(**self.model_dump(include=set(Settings.model_fields)))
 
 
+def tears_heap(quantization: Quantization, *, checkpointing: bool) -> bool:
+    """Whether training must be compact on a CPU: activations that are computed again and weights that are turned back
+    from few bits make so many holes in a heap that neither saves much there."""
+    return checkpointing or quantization != "none"
+
+
 def possible_settings(
     train: TrainConfig, model: ModelConfig, *, can_be_compact: bool, processes: int = 1
 ) -> list[Settings]:
     """All settings that the user leaves open, the largest micro-batches first.
 
-    Recomputed activations and weights turned back from few bits make so many holes in a heap that neither saves much
-    there: both are always compact where that can be. Several processes share the micro-batches of a step evenly.
+    Several processes share the micro-batches of a step evenly.
 
     Raises:
         ConfigError: the micro-batches that are configured cannot be shared.
@@ -112,7 +117,9 @@ def possible_settings(
         )
         for quantization in quantizations
         for switch in switches
-        for compact in ([can_be_compact] if switch or quantization != "none" or not can_be_compact else [False, True])
+        for compact in (
+            [can_be_compact] if tears_heap(quantization, checkpointing=switch) or not can_be_compact else [False, True]
+        )
         for rows, count in shapes
     ]
 

@@ -162,7 +162,8 @@ def _kind(system: str) -> str:
 def _answer_rates(situation: Situation, model: "PreTrainedModel", prompts: Sequence[Prompt]) -> AnswerRates:
     decoding = decoding_for(situation.config, 0)
     found = chunks(prompts, decoding)
-    full = [chunk for chunk in found if len(chunk) == max(map(len, found))]
+    rows = max(map(len, found))
+    full = [chunk for chunk in found if len(chunk) == rows]
     timing = probe_generation(
         model, situation.base.tokenizer, full[len(full) // 2], decoding, new_tokens=PROBE_NEW_TOKENS
     )
