@@ -35,8 +35,8 @@ MUTATIONS = [
     Mutation(
         "files are renamed into place",
         "files.py",
-        "        temporary.replace(path)\n    except BaseException:",
-        "        path.write_bytes(data)\n        temporary.unlink()\n    except BaseException:",
+        "        temporary.replace(path)\n    finally:\n        temporary.unlink(missing_ok=True)\n    sync_folder(path.parent)",
+        "        path.write_bytes(data)\n    finally:\n        temporary.unlink(missing_ok=True)\n    sync_folder(path.parent)",
         "tests/test_files.py",
     ),
     Mutation(
