@@ -35,8 +35,8 @@ MUTATIONS = [
     Mutation(
         "files are renamed into place",
         "files.py",
-        "        temporary.replace(path)\n    finally:\n        temporary.unlink(missing_ok=True)\n    sync_folder(path.parent)",
-        "        path.write_bytes(data)\n    finally:\n        temporary.unlink(missing_ok=True)\n    sync_folder(path.parent)",
+        "        temporary.chmod(0o644)\n        temporary.replace(path)\n",
+        "        path.write_bytes(data)\n",
         "tests/test_files.py",
     ),
     Mutation(

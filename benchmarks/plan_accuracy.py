@@ -1,6 +1,7 @@
 """Does a run take the memory and the time that the plan says?
 
-    python -m benchmarks.plan_accuracy [--quick] [--run RUN]... [--runs-only] [--out FILE]
+    python -m benchmarks.plan_accuracy [--quick] [--only CASE]... [--run RUN]... [--runs-only] [--out FILE]
+    python -m benchmarks.plan_accuracy --fitted [--only CASE]...
 
 Every case trains in a process of its own, on a model of random weights, in micro-batches of one shape: first the plan's
 throw-away steps, from which its time is predicted, then more steps, which are timed. Memory is predicted from
@@ -16,7 +17,10 @@ exceeded, a false refusal one that it would have refused and the case kept with 
 | `plan.step_time_error` | 95th percentile of the same for the seconds of the timed steps |
 | `plan.time_error` | largest error of the predicted minutes of the finished runs given with --run |
 
-With --runs-only no case is measured, and the figure of the runs is added to the file.
+The file is written after every case. With --only some cases, by their names, are measured and those in the file stay;
+with --runs-only none is, and the figure of the runs is added. With --fitted the cases of FITTED are measured, and what
+each of them says of the constants is shown: `holes`, how many times the counted activations the heap held, or, where
+memory is compact, `libraries`, what the process grew by beyond all that is counted.
 """
 
 import argparse
@@ -25,16 +29,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Figure, figure, result_file, write_result
+from benchmarks.results import Figure, circumstances, figure, result_file, write_result
 from benchmarks.workload import SHAPES
 
 from vademecum.planning.choice import MEMORY_MARGIN, tears_heap
-from vademecum.planning.memory import Quantization
+from vademecum.planning.memory import LIBRARIES_BYTES, Quantization, heap_holes
 
 MODELS: dict[str, dict[str, Any]] = {
     **SHAPES,
@@ -92,6 +96,8 @@ FITTED = (
     Case("smollm2-135m", 1, 768),
     Case("smollm2-135m", 3, 512, checkpointing=True),
     Case("tinyllama", 1, 384),
+    Case("width-256", 6, 384, dropout=0.1),
+    Case("smollm2-135m", 2, 256, dropout=0.1),
     Case("width-256", 6, 192, quantization="int8"),
     Case("width-256", 6, 192, quantization="nf4"),
     Case("width-256", 6, 192, quantization="nf4", checkpointing=True),
@@ -241,26 +247,57 @@ def time_errors(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
     return found
 
 
-def measure_cases(out: Path, *, quick: bool) -> dict[str, Figure]:
-    """Measure every judged case, and write what came out."""
-    cases = [case for case in JUDGED if not quick or case.model == "width-256"]
-    steps = 2 if quick else TIMED_STEPS
-    rows: list[dict[str, Any]] = []
+def measure_cases(cases: Sequence[Case], steps: int) -> Iterator[tuple[Case, dict[str, float]]]:
+    """Measure one case after the other."""
     with tempfile.TemporaryDirectory() as folder:
         for case in cases:
-            checkpoint = build_checkpoint(case.model, case.dtype, Path(folder))
-            rows.append({"case": case.name, **measure(case, checkpoint, steps)})
-            error = rows[-1]["predicted_bytes"] / rows[-1]["measured_bytes"] - 1
-            print(f"{case.name}: memory {error:+.1%}", flush=True)
-    figures = judge(rows)
-    write_result(out, "all", {"timed_steps": steps, "margin": MEMORY_MARGIN, "budgets": BUDGETS}, figures, cases=rows)
+            yield case, measure(case, build_checkpoint(case.model, case.dtype, Path(folder)), steps)
+
+
+def judge_cases(out: Path, cases: Sequence[Case], kept: Sequence[dict[str, Any]], steps: int) -> dict[str, Figure]:
+    """Measure judged cases beside those that are `kept`, and write what came out after each."""
+    rows = {row["case"]: row for row in kept}
+    figures: dict[str, Figure] = {}
+    for case, found in measure_cases(cases, steps):
+        rows[case.name] = {"case": case.name, **found}
+        print(f"{case.name}: memory {found['predicted_bytes'] / found['measured_bytes'] - 1:+.1%}", flush=True)
+        in_order = [rows[one.name] for one in JUDGED if one.name in rows]
+        figures = judge(in_order)
+        settings = {"timed_steps": steps, "margin": MEMORY_MARGIN, "budgets": BUDGETS}
+        write_result(out, "all", settings, figures, cases=in_order)
     return figures
+
+
+def fit_cases(cases: Sequence[Case]) -> None:
+    """Measure cases of FITTED, and show what each says of the constants."""
+    for case, found in measure_cases(cases, 0):
+        beyond = found["measured_bytes"] - found["predicted_bytes"]
+        if case.compact:
+            print(f"{case.name}: libraries {(beyond + LIBRARIES_BYTES) / 1e6:.0f} MB", flush=True)
+        else:
+            held = found["predicted.activations_bytes"]
+            print(f"{case.name}: holes {heap_holes(case.dropout) * (held + beyond) / held:.2f}", flush=True)
+
+
+def kept_rows(out: Path) -> list[dict[str, Any]]:
+    """The cases in a file of results.
+
+    Raises:
+        SystemExit: they were measured with other versions or elsewhere.
+    """
+    told = json.loads(out.read_text(encoding="utf-8"))
+    if {name: told[name] for name in circumstances()} != circumstances():
+        raise SystemExit(f"{out} holds cases of another machine or other versions: measure all anew, without --only")
+    rows: list[dict[str, Any]] = told["settings"]["all"]["cases"]
+    return rows
 
 
 def main() -> None:
     """Measure the cases and the runs, and show what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the small model alone, and fewer steps")
+    parser.add_argument("--fitted", action="store_true", help="show what the constants are fitted on")
+    parser.add_argument("--only", action="append", help="a case, such as 'width-256 8x512 float32'")
     parser.add_argument("--run", type=Path, action="append", default=[], help="a finished run, for plan.time_error")
     parser.add_argument("--runs-only", action="store_true", help="measure no case")
     parser.add_argument("--out", type=Path)
@@ -270,8 +307,18 @@ def main() -> None:
     if given.case:
         print(json.dumps(work(Case(**json.loads(given.case)), Path(given.folder), int(given.steps))))
         return
+    cases = [case for case in (FITTED if given.fitted else JUDGED) if not given.quick or case.model == "width-256"]
+    if unknown := set(given.only or ()) - {case.name for case in cases}:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; there are: {', '.join(case.name for case in cases)}")
+    cases = [case for case in cases if given.only is None or case.name in given.only]
+    if given.fitted:
+        fit_cases(cases)
+        return
     out = given.out or result_file("plan_accuracy", quick=given.quick)
-    figures = {} if given.runs_only else measure_cases(out, quick=given.quick)
+    figures: dict[str, Figure] = {}
+    if not given.runs_only:
+        kept = kept_rows(out) if given.only and out.is_file() else []
+        figures = judge_cases(out, cases, kept, 2 if given.quick else TIMED_STEPS)
     if given.run:
         errors = time_errors(given.run)
         found = {"plan.time_error": _percentile([abs(run["error"]) for run in errors.values()], share=1)}

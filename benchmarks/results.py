@@ -38,6 +38,11 @@ def figure(values: Sequence[float], unit: str, n: int) -> Figure:
     return {"value": median(values), "unit": unit, "n": n, "low": min(values), "high": max(values)}
 
 
+def circumstances() -> dict[str, Any]:
+    """Under what a file's figures were measured; with others they are not mixed."""
+    return {"machine": machine_label(), "versions": library_versions()}
+
+
 def write_result(
     file: Path, subject: str, settings: Mapping[str, Any], figures: Mapping[str, Figure], **more: object
 ) -> None:
@@ -45,7 +50,7 @@ def write_result(
 
     They stay only where machine and versions are the same. `more` is kept per subject, beside its settings.
     """
-    head = {"machine": machine_label(), "versions": library_versions()}
+    head = circumstances()
     old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if {name: old.get(name) for name in head} != head:
         old = {}

@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from vademecum.cli.progress import Progress
+from vademecum.evaluation import METRICS
 from vademecum.hardware import Hardware
 from vademecum.planning import Plan
 from vademecum.records import Comparison
 from vademecum.report import changes, why_untrained
-from vademecum.report.numbers import duration, gigabytes
+from vademecum.report.numbers import duration, gigabytes, metric
 from vademecum.report.plain import visible
 from vademecum.report.sentences import NOT_ADVICE
 from vademecum.runs import Run
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from vademecum.study.sizing import Sizing
 
 MACHINES = (1, 2, 4, 8, 16, 32, 64)
-METRIC_NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 
 PIPED_WIDTH = 140
 """Columns when nobody's terminal says how wide it is: the verdict's table stays on one line per system."""
@@ -57,11 +57,11 @@ def show_verdict(report: Mapping[str, Any], folder: Path, page: str = "report.ht
         title_justify="left",
     )
     table.add_column("system")
-    for name in METRIC_NAMES.values():
-        table.add_column(name, justify="right")
-    for name, row in systems.items():
-        cells = [row["metrics"][metric] for metric in METRIC_NAMES]
-        table.add_row(name, *(f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells))
+    for name in METRICS:
+        table.add_column(metric(name), justify="right")
+    for system, row in systems.items():
+        cells = [row["metrics"][name] for name in METRICS]
+        table.add_row(system, *(f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells))
     console.print(table)
     rows = [Comparison.model_validate(row) for row in report["comparisons"]]
     _print_differences(rows)
@@ -96,11 +96,11 @@ def _print_differences(rows: Sequence[Comparison]) -> None:
     pairs = list(dict.fromkeys((row.system, row.baseline) for row in rows))
     table = Table(title="Paired differences", title_justify="left")
     table.add_column("comparison")
-    for name in METRIC_NAMES.values():
-        table.add_column(name, justify="right")
+    for name in METRICS:
+        table.add_column(metric(name), justify="right")
     for system, baseline in pairs:
         cells = {row.metric: row for row in rows if (row.system, row.baseline) == (system, baseline)}
-        table.add_row(f"{system} - {baseline}", *(_difference(cells.get(metric)) for metric in METRIC_NAMES))
+        table.add_row(f"{system} - {baseline}", *(_difference(cells.get(name)) for name in METRICS))
     console.print(table)
 
 

@@ -18,7 +18,7 @@ reading      What reading the prompts of one chunk takes more than that, counted
 process      Python, PyTorch and the libraries, measured in this very process, and what they grow by; on CUDA the
              context, an estimate.
 
-On a CPU the heap holds more than is alive in it: HEAP_HOLES. With `hardware.compact_memory` it does not.
+On a CPU the heap holds more than is alive in it: `heap_holes`. With `hardware.compact_memory` it does not.
 """
 
 import copy
@@ -53,8 +53,10 @@ FREE_SHARE = 0.9
 """Of the free memory that a run may take when budget.memory_gb does not say."""
 HEAP_HOLES = 1.5
 """How much more the heap of a CPU holds than the activations in it, because tensors that stay lie between tensors that
-go: 1.36 to 1.51 with the five configurations FITTED of benchmarks/plan_accuracy.py that checkpoint nothing and quantize
-nothing; the larger ones are all near the upper end."""
+go: 1.36 to 1.51 with the five configurations FITTED of benchmarks/plan_accuracy.py that checkpoint nothing, quantize
+nothing and drop nothing; the larger ones are all near the upper end."""
+DROPOUT_HEAP_HOLES = 1.63
+"""The same with dropout, whose masks and copies come between."""
 LIBRARIES_BYTES = 50_000_000
 """What the process grows by when it trains, beside all that is counted: 35 to 65 MB with those FITTED that are
 compact."""
@@ -160,6 +162,11 @@ def memory_limit_bytes(budget: BudgetConfig, hardware: Hardware, device: Device,
     return round(free * FREE_SHARE / sharing)
 
 
+def heap_holes(dropout: float) -> float:
+    """How many times the activations in it the heap of a CPU holds."""
+    return DROPOUT_HEAP_HOLES if dropout else HEAP_HOLES
+
+
 @lru_cache
 def _weights(folder: Path, lora: LoraConfig, dtype: str, quantization: Quantization) -> tuple[int, int]:
     """Bytes of the frozen weights, and of the adapter with gradients and optimizer state."""
@@ -190,7 +197,7 @@ def _quantizable(model: Any) -> list[Any]:  # noqa: ANN401  torch modules are un
 
 def _activations(folder: Path, lora: LoraConfig, dtype: str, shape: TrainingShape) -> int:
     counted = _count_training(folder, lora, dtype, replace(shape, compact=True))
-    held = counted if shape.compact else round(counted * HEAP_HOLES)
+    held = counted if shape.compact else round(counted * heap_holes(lora.lora_dropout))
     if shape.quantization == "none":
         return held
     # One layer at a time is turned back into numbers.
