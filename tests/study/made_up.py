@@ -38,8 +38,8 @@ class Study:
     def config(self) -> StudyConfig:
         return self.design.study
 
-    def analysed(self) -> StudyAnalysis:
-        return analyse(self.design, self.trials, self.scores, self.base, self.evaluate)
+    def analysed(self, same: Sequence[Sequence[str]] = ()) -> StudyAnalysis:
+        return analyse(self.design, self.trials, self.scores, self.base, self.evaluate, same)
 
     def without(self, *names: str) -> "Study":
         """As if these trials had not been run."""

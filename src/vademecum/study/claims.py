@@ -1,6 +1,6 @@
 """From effects to verdicts: each claim of a study is reproduced, contradicted, no real difference or not shown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -42,7 +42,7 @@ class ClaimResult(Record):
     p: float | None = None
     """Two-sided, of no difference."""
     p_holm: float | None = None
-    """Adjusted by Holm's method over all claims of the study, those without numbers counted as p = 1."""
+    """Adjusted by Holm's method over the study's comparisons, those without numbers counted as p = 1."""
     n: int = 0
     """Test pairs; 0 for the validation loss."""
     groups: int = 0
@@ -74,16 +74,20 @@ class Court:
     config: StudyConfig
     results: Results
     evaluate: EvaluateConfig
+    same: Sequence[Sequence[str]] = ()
+    """Variants that come to the same settings at the study's size: what differs between them is luck."""
 
     def judge(self, names: Mapping[Claim, tuple[str, str]]) -> tuple[ClaimResult, ...]:
         """All claims, in the order in which they were declared; `names` are those of `variant` and `against`."""
         cases = [self._case(claim, *names[claim]) for claim in self.config.claims]
-        adjusted = holm([case.effect.p if case.effect else 1.0 for case in cases])
-        return tuple(self._judge(case, p) for case, p in zip(cases, adjusted, strict=True))
+        compared = [case for case in cases if case.claim.compares]
+        adjusted = holm([case.effect.p if case.effect and case.noise and case.noise.sd else 1.0 for case in compared])
+        by_claim = dict(zip((case.claim for case in compared), adjusted, strict=True))
+        return tuple(self._judge(case, by_claim.get(case.claim, 1.0)) for case in cases)
 
     def _case(self, claim: Claim, variant: str, against: str) -> Case:
         margins, metric = self.config.margins, claim.metric
-        compared = claim.direction != "diverges" and variant != against
+        compared = claim.compares and not self._alike(variant, against)
         return Case(
             claim=claim,
             variant=variant,
@@ -103,7 +107,7 @@ class Court:
             "margin": case.margin,
             "level": self.evaluate.level,
         }
-        if case.claim.direction == "diverges":
+        if not case.claim.compares:
             verdict, reason = self._divergence(case)
         elif case.effect is None or case.noise is None:
             verdict, reason = self._without_scores(case)
@@ -124,7 +128,8 @@ class Court:
         if _within(effect, case.margin):
             return "no real difference", None
         minutes = [trial.minutes for rows in self.results.trials.values() for trial in rows if _completed(trial.status)]
-        return "not shown", find_needed(effect, noise, case.margin, len(self.config.claims), fmean(minutes))
+        comparisons = sum(claim.compares for claim in self.config.claims)
+        return "not shown", find_needed(effect, noise, case.margin, comparisons, fmean(minutes))
 
     def _few_groups(self, effect: Effect) -> bool:
         return effect.n > 0 and effect.groups < self.evaluate.min_groups
@@ -165,15 +170,18 @@ class Court:
         return _sentence("; ".join([text, *(self._told(name) for name in incomplete)]))
 
     def _without_scores(self, case: Case) -> tuple[StudyVerdict, str]:
+        if self._alike(case.variant, case.against):
+            return "not shown", (
+                f"At this size {called(case.variant)} and {called(case.against)} come to the same settings: what "
+                "differs between them is luck."
+            )
         upward = case.claim.direction == "higher"
         variant_wins = upward == (case.claim.metric != VALIDATION_LOSS)
         winner, loser = (case.variant, case.against) if variant_wins else (case.against, case.variant)
-        won = self._statuses(winner)
-        if self._all_diverged(loser) and "diverged" not in won and "completed" in won:
-            return "reproduced", (
-                f"There are no scores to compare: {called(loser)} diverged in {_all_of(len(self._statuses(loser)))}, "
-                f"{called(winner)} in none of its {numbers.counted(len(won), 'trial')}."
-            )
+        if self._outlived(loser, winner):
+            return "reproduced", self._told_outlived(loser, winner)
+        if self._outlived(winner, loser):
+            return "contradicted", self._told_outlived(winner, loser)
         incomplete = [name for name in (case.variant, case.against) if self._incomplete(name)]
         reasons = [self._told(name) for name in incomplete]
         if BASELINE not in incomplete and len(self.results.measured(BASELINE, case.claim.metric)) < 2:
@@ -183,25 +191,50 @@ class Court:
             f"Nothing can be compared: {'; '.join(reasons) or 'they have no scores on the same test pairs'}.",
         )
 
+    def _outlived(self, diverged: str, completed: str) -> bool:
+        """Whether one variant left no scores in any of its trials, and the other did in all of its own."""
+        found = self._statuses(diverged)
+        all_diverged = len(found) >= self._declared(diverged) and set(found) == {"diverged"}
+        return all_diverged and not self._incomplete(completed)
+
+    def _told_outlived(self, diverged: str, completed: str) -> str:
+        return (
+            f"There are no scores to compare: {called(diverged)} diverged in "
+            f"{_all_of(len(self._statuses(diverged)))}, {called(completed)} in none of its "
+            f"{numbers.counted(len(self._statuses(completed)), 'trial')}."
+        )
+
     def _divergence(self, case: Case) -> tuple[StudyVerdict, str]:
-        found = self._statuses(case.variant)
-        if self._all_diverged(case.variant):
-            return "reproduced", _sentence(f"{called(case.variant)} diverged in {_all_of(len(found))}")
-        told = self._told(case.variant)
-        if len(found) < self._declared(case.variant) or "diverged" in found or "failed" in found:
+        trials = self.results.trials.get(case.variant, ())
+        unfinished = len(trials) < self._declared(case.variant)
+        diverged = [trial for trial in trials if trial.diverged]
+        if trials and not unfinished and len(diverged) == len(trials):
+            how = f"{called(case.variant)} diverged in {_all_of(len(trials))}"
+            above = [trial for trial in diverged if trial.status == "completed"]
+            if above:
+                ended = ", ".join(f"{numbers.score(trial.final_loss or 0.0)}" for trial in above)
+                began = ", ".join(f"{numbers.score(trial.losses[0][1])}" for trial in above)
+                how += f": the training loss ended at {ended}, above the first step's {began}"
+            return "reproduced", _sentence(how)
+        if unfinished or diverged or any(trial.status == "failed" for trial in trials):
+            told = self._told(case.variant)
+            if above := sum(trial.diverged and trial.status == "completed" for trial in trials):
+                told += f"; the training loss of {above} of them ended above that of the first step"
             return "not shown", f"{told[0].upper()}{told[1:]}."
-        trials = numbers.counted(len(found), "trial")
-        return "contradicted", _sentence(f"{called(case.variant)} diverged in none of its {trials}")
+        count = numbers.counted(len(trials), "trial")
+        return "contradicted", _sentence(
+            f"{called(case.variant)} diverged in none of its {count}: no number that is not finite, and no training "
+            "loss at the end above that of the first step"
+        )
+
+    def _alike(self, variant: str, against: str) -> bool:
+        return variant == against or any(variant in names and against in names for names in self.same)
 
     def _statuses(self, variant: str) -> list[str]:
         return [trial.status for trial in self.results.trials.get(variant, ())]
 
     def _declared(self, variant: str) -> int:
         return len(self.config.baseline_seeds if variant == BASELINE else self.config.seeds)
-
-    def _all_diverged(self, variant: str) -> bool:
-        found = self._statuses(variant)
-        return len(found) >= self._declared(variant) and set(found) == {"diverged"}
 
     def _incomplete(self, variant: str) -> bool:
         found = self._statuses(variant)

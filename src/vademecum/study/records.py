@@ -41,3 +41,11 @@ class TrialResult(Record):
     minutes: float
     """Wall time of its own stages."""
     peak_memory_bytes: int
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a number was not finite, or training ended with a higher loss than it began with: that of the first
+        step is the untrained model's, at which Wortsman et al. (https://arxiv.org/abs/2309.14322) cap the loss of a
+        training that went wrong."""
+        ended_above = self.final_loss is not None and bool(self.losses) and self.final_loss > self.losses[0][1]
+        return self.status == "diverged" or (self.status == "completed" and ended_above)
