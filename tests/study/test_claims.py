@@ -52,8 +52,8 @@ def test_it_is_contradicted_where_the_other_side_is_shown() -> None:
 
 def test_of_a_loss_lower_can_be_claimed() -> None:
     claim = one(-0.05, metric="validation_loss", direction="lower")
-    assert (claim.verdict, claim.n, claim.groups) == ("reproduced", 0, 0)
-    assert "has a validation loss" in claim.reason and "test pair" not in claim.reason
+    assert (claim.verdict, claim.n, claim.groups) == ("reproduced", 60, 30)
+    assert "has a validation loss" in claim.reason and "60 validation pairs in 30 groups" in claim.reason
 
 
 def test_it_is_no_real_difference_where_the_margin_covers_it() -> None:
@@ -81,7 +81,7 @@ def test_it_is_not_shown_otherwise_and_says_what_would_have_been_needed() -> Non
 @pytest.mark.parametrize("margin", [0.002, 0.005, 0.006, 0.008, 0.01, 0.015, 0.03])
 def test_no_real_difference_is_two_one_sided_tests(margin: float) -> None:
     study = build_study({ADAFACTOR: 0.002}, [HIGHER], margin=margin)
-    effect = measure(gather(study.trials, study.scores, (), 0.95), BASELINE, ADAFACTOR, "rougeL")
+    effect = measure(gather(study.trials, study.measured, 0.95), BASELINE, ADAFACTOR, "rougeL")
     assert effect is not None
     above = stats.t.sf((effect.difference + margin) / effect.standard_error, 4)
     below = stats.t.cdf((effect.difference - margin) / effect.standard_error, 4)
@@ -235,7 +235,7 @@ def test_a_level_that_the_baseline_has_is_the_baseline_in_a_grid_too() -> None:
 @pytest.mark.parametrize(("size", "claims"), [(-0.03, 1), (-0.03, 6), (0.0005, 3), (0.015, 1)])
 def test_the_seeds_that_were_needed_are_the_fewest_that_suffice(size: float, claims: int) -> None:
     study = build_study({ADAFACTOR: size}, noise=0.02)
-    results = gather(study.trials, study.scores, (), 0.95)
+    results = gather(study.trials, study.measured, 0.95)
     effect, noise = measure(results, ADAFACTOR, BASELINE, "rouge1"), noise_floor(results, "rouge1")
     assert effect is not None and noise is not None
     found = find_needed(effect, noise, margin=0.02, claims=claims, minutes=12.0)
@@ -256,7 +256,7 @@ def test_the_seeds_that_were_needed_are_the_fewest_that_suffice(size: float, cla
 
 def test_where_neither_seeds_nor_pairs_suffice_it_takes_both() -> None:
     study = build_study({ADAFACTOR: -0.01}, pairs=20, noise=0.01)
-    results = gather(study.trials, study.scores, (), 0.95)
+    results = gather(study.trials, study.measured, 0.95)
     effect = measure(results, ADAFACTOR, BASELINE, "rouge1")
     assert effect is not None
     wide = effect.model_copy(update={"difference": 0.01, "sampling_error": 0.01, "seed_error": 0.01})
@@ -284,5 +284,7 @@ def test_an_analysis_is_the_same_whatever_the_order() -> None:
     found = study.analysed()
     study.trials.reverse()
     study.scores = {name: rows[::-1] for name, rows in reversed(study.scores.items())}
+    study.losses = {name: rows[::-1] for name, rows in reversed(study.losses.items())}
+    study.base.reverse()
     assert study.analysed() == found
     assert [trial.variant for trial in found.trials][:5] == [BASELINE] * 5

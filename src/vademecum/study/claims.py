@@ -44,7 +44,7 @@ class ClaimResult(Record):
     p_holm: float | None = None
     """Adjusted by Holm's method over the study's comparisons, those without numbers counted as p = 1."""
     n: int = 0
-    """Test pairs; 0 for the validation loss."""
+    """Test pairs; validation pairs for the validation loss."""
     groups: int = 0
     seeds: int = 0
     """Completed trials of `variant`."""
@@ -132,7 +132,7 @@ class Court:
         return "not shown", find_needed(effect, noise, case.margin, comparisons, fmean(minutes))
 
     def _few_groups(self, effect: Effect) -> bool:
-        return effect.n > 0 and effect.groups < self.evaluate.min_groups
+        return effect.groups < self.evaluate.min_groups
 
     def _sentence(
         self,
@@ -161,7 +161,7 @@ class Court:
         elif found is None:
             text = f"{measured}; the baseline's {noise.seeds} seeds do not differ at all, which measures no noise"
         else:
-            text = f"{measured}; {in_words(found, case.margin)}"
+            text = f"{measured}; {in_words(found, case.margin, pair_name(effect.metric))}"
         return self._with_remarks(text, case)
 
     def _with_remarks(self, text: str, case: Case) -> str:
@@ -263,6 +263,11 @@ def metric_name(metric: str) -> str:
     return "validation loss" if metric == VALIDATION_LOSS else numbers.metric(metric)
 
 
+def pair_name(metric: str) -> str:
+    """Of the pairs that it is measured on."""
+    return "validation pair" if metric == VALIDATION_LOSS else "test pair"
+
+
 def seeds_against(seeds: int, against: int) -> str:
     """Such as `1 seed against 5`."""
     return f"{numbers.counted(seeds, 'seed')} against {against}"
@@ -296,12 +301,10 @@ def _compared(effect: Effect) -> str:
 
 def _behind(effect: Effect, p_holm: float) -> str:
     p = numbers.p_value(p_holm)
-    tested = ""
-    if effect.n:
-        tested = f"{numbers.counted(effect.n, 'test pair')} in {numbers.counted(effect.groups, 'group')}, "
+    tested = f"{numbers.counted(effect.n, pair_name(effect.metric))} in {numbers.counted(effect.groups, 'group')}"
     return (
         f"{numbers.level(effect.level)} interval {numbers.difference(effect.low)} to "
-        f"{numbers.difference(effect.high)}, {tested}{seeds_against(effect.seeds, effect.against_seeds)}, "
+        f"{numbers.difference(effect.high)}, {tested}, {seeds_against(effect.seeds, effect.against_seeds)}, "
         f"p {p if p.startswith('<') else f'= {p}'} after Holm"
     )
 

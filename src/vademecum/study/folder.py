@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from vademecum.errors import StaleError
-from vademecum.records import Score
+from vademecum.records import Assignment, Score
 from vademecum.runs import Run
 from vademecum.study.declaration import SearchConfig, StudyConfig
 from vademecum.study.design import Design, Trial
-from vademecum.study.records import TrialResult, TrialStatus
+from vademecum.study.records import PairLoss, TrialResult, TrialStatus
 from vademecum.study.sizing import OWN_STAGES
 
 FIXED = ("baseline", "set", "minutes", "reference_steps")
@@ -168,6 +168,21 @@ class StudyFolder:
     def scores(self, trial: Trial) -> list[Score]:
         """Of the tuned system of a completed trial."""
         return self.trial(trial).read_rows("scores/tuned.jsonl", Score)
+
+    def pair_losses(self, trial: Trial) -> list[PairLoss]:
+        """Of a completed trial's last validation; none where it had no validation pairs. An answer that was split
+        counts as one."""
+        run = self.trial(trial)
+        groups = {row.id: row.group for row in run.read_rows("splits.jsonl", Assignment)}
+        taken = [row["validation_rows"] for row in run.read_lines("training.jsonl") if "validation_rows" in row]
+        found: dict[str, PairLoss] = {}
+        for row in taken[-1] if taken else []:
+            before = found.get(row["id"])
+            nats, tokens = (before.nats, before.tokens) if before else (0.0, 0)
+            found[row["id"]] = PairLoss(
+                id=row["id"], group=groups[row["id"]], nats=nats + row["nats"], tokens=tokens + row["tokens"]
+            )
+        return list(found.values())
 
     def shared_scores(self, system: str) -> list[Score]:
         """Of a system that all trials share; none where it was not asked for."""

@@ -1,4 +1,4 @@
-"""What a claim that was not shown would have needed: seeds, test pairs, or a wider margin.
+"""What a claim that was not shown would have needed: seeds, pairs, or a wider margin.
 
 The numbers follow from the difference that was measured, taken for the true one, and from the errors that were
 measured. They are for 80 % power: 80 such studies in 100 would have come to a verdict.
@@ -35,8 +35,8 @@ class Needed(Record):
     seed_minutes: float | None
     """For these trials, by the mean minutes of a trial."""
     pairs: int | None
-    """Test pairs, those that there are included, in groups like these: in a study of its own, for the test pairs of one
-    that has begun stand. None: test pairs alone would not do."""
+    """Test (or validation) pairs, those that there are included, in groups like these: in a study of its own, for the
+    pairs of one that has begun stand. None: pairs alone would not do."""
     together: bool
     """It takes both numbers, of seeds and of test pairs."""
     margin: float
@@ -115,8 +115,6 @@ class _Search:
         """Where the seeds stay what they are."""
         import numpy as np
 
-        if not self.effect.n:
-            return None
         wanted = self.reach / float(self.factor(np.array([self.noise.seeds - 1]))[0])
         return self._pairs_for(wanted**2 - self.effect.seed_error**2)
 
@@ -125,7 +123,7 @@ class _Search:
         import numpy as np
 
         seeds = self.seeds(0.0, self.reach / math.sqrt(2))
-        if seeds is None or not self.effect.n:
+        if seeds is None:
             return None, None
         freedom = max(seeds, self.noise.seeds) - 1
         pairs = self._pairs_for((self.reach / float(self.factor(np.array([freedom]))[0])) ** 2 / 2)
@@ -146,8 +144,8 @@ class _Search:
         return max(self.effect.n, math.ceil(self.effect.n * self.effect.sampling_error**2 / variance))
 
 
-def in_words(needed: Needed, margin: float) -> str:
-    """One sentence without its stop: `to show a difference of this size would take about …`."""
+def in_words(needed: Needed, margin: float, pair: str) -> str:
+    """One sentence without its stop: `to show a difference of this size would take about …`; `pair` is what one is."""
     aim = {"difference": "a difference of this size", "no real difference": "that there is no real difference"}
     ways = []
     if needed.seeds is not None and needed.more_trials is not None and needed.seed_minutes is not None:
@@ -156,7 +154,7 @@ def in_words(needed: Needed, margin: float) -> str:
             f"({counted(needed.more_trials, 'trial')} more, {_minutes(needed.seed_minutes)})"
         )
     if needed.pairs is not None:
-        ways.append(f"{counted(needed.pairs, 'test pair')} (in a study of its own)")
+        ways.append(f"{counted(needed.pairs, pair)} (in a study of its own)")
     if ways:
         found = f"to show {aim[needed.goal]} would take about {(' and ' if needed.together else ', or ').join(ways)}"
     else:

@@ -13,6 +13,16 @@ TrialStatus = Literal["completed", "diverged", "unchanged", "failed"]
 """`diverged`: a number was not finite. `unchanged`: the adapter has no effect. `failed`: any other error."""
 
 
+class PairLoss(Record):
+    """What a trial's trained model made of one validation pair."""
+
+    id: str
+    group: str
+    nats: float
+    """Cross entropy, summed over the answer's trained tokens."""
+    tokens: int
+
+
 class TrialResult(Record):
     """What one trial came to; a trial that diverged or failed is a result like any other."""
 

@@ -268,7 +268,6 @@ def _limits(analysis: StudyAnalysis, material: StudyMaterial) -> tuple[str, ...]
     if unequal := _left_out(analysis):
         found.append(f"{unequal} Only what completed is compared, which favours a variant that fails now and then.")
     found += [
-        "The interval of a validation loss covers the seeds alone, not the choice of validation pairs.",
         "No real difference is judged for each claim by itself, without a correction for their number; a margin that "
         "is chosen after the results are seen proves nothing.",
         "A short training on a subset may order recipes otherwise than a full one.",

@@ -9,6 +9,7 @@ from vademecum.report import base_in_words, file_name
 from vademecum.study.analysis import StudyAnalysis, analyse
 from vademecum.study.declaration import StudyConfig
 from vademecum.study.design import Design, Trial
+from vademecum.study.effects import Measurements
 from vademecum.study.folder import StudyFolder
 from vademecum.study.latex import render_study_latex
 from vademecum.study.report import StudyMaterial, render_study_html, render_study_markdown
@@ -29,8 +30,11 @@ def judge(design: Design, trials: Sequence[Trial], sizing: Sizing, folder: Study
     analysis = analyse(
         design,
         list(found.values()),
-        {trial.name: folder.scores(trial) for trial in completed},
-        folder.shared_scores("base"),
+        Measurements(
+            scores={trial.name: folder.scores(trial) for trial in completed},
+            base=folder.shared_scores("base"),
+            losses={trial.name: folder.pair_losses(trial) for trial in completed},
+        ),
         design.baseline.evaluate,
         _same(trials),
     )
