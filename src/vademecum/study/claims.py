@@ -14,6 +14,7 @@ from vademecum.study.declaration import Claim, StudyConfig
 from vademecum.study.effects import VALIDATION_LOSS, Effect, NoiseFloor, Results, measure, noise_floor
 from vademecum.study.needed import Needed, find_needed, in_words
 from vademecum.study.records import BASELINE
+from vademecum.study.words import all_of, behind, called, compared, metric_name, pair_name, sentence
 
 StudyVerdict = Literal["reproduced", "contradicted", "no real difference", "not shown"]
 
@@ -143,13 +144,13 @@ class Court:
         found: Needed | None,
     ) -> str:
         verdict, p_holm = judged
-        behind = _behind(effect, p_holm)
+        numbers_behind = behind(effect, p_holm)
         measured = (
             f"{called(effect.variant)} minus {called(effect.against)} in {metric_name(effect.metric)} is "
-            f"{numbers.difference(effect.difference)} ({behind})"
+            f"{numbers.difference(effect.difference)} ({numbers_behind})"
         )
         if verdict in ("reproduced", "contradicted"):
-            text = f"{_compared(effect)} ({behind})"
+            text = f"{compared(effect)} ({numbers_behind})"
             if _within(effect, case.margin):
                 text += f"; it is smaller than the declared margin of {numbers.score(case.margin)} all the same"
         elif verdict == "no real difference":
@@ -167,7 +168,7 @@ class Court:
     def _with_remarks(self, text: str, case: Case) -> str:
         """And what is missing: a variant is not judged by its survivors in silence."""
         incomplete = [name for name in (case.variant, case.against) if self._incomplete(name)]
-        return _sentence("; ".join([text, *(self._told(name) for name in incomplete)]))
+        return sentence("; ".join([text, *(self._told(name) for name in incomplete)]))
 
     def _without_scores(self, case: Case) -> tuple[StudyVerdict, str]:
         if self._alike(case.variant, case.against):
@@ -200,7 +201,7 @@ class Court:
     def _told_outlived(self, diverged: str, completed: str) -> str:
         return (
             f"There are no scores to compare: {called(diverged)} diverged in "
-            f"{_all_of(len(self._statuses(diverged)))}, {called(completed)} in none of its "
+            f"{all_of(len(self._statuses(diverged)))}, {called(completed)} in none of its "
             f"{numbers.counted(len(self._statuses(completed)), 'trial')}."
         )
 
@@ -209,20 +210,20 @@ class Court:
         unfinished = len(trials) < self._declared(case.variant)
         diverged = [trial for trial in trials if trial.diverged]
         if trials and not unfinished and len(diverged) == len(trials):
-            how = f"{called(case.variant)} diverged in {_all_of(len(trials))}"
+            how = f"{called(case.variant)} diverged in {all_of(len(trials))}"
             above = [trial for trial in diverged if trial.status == "completed"]
             if above:
                 ended = ", ".join(f"{numbers.score(trial.final_loss or 0.0)}" for trial in above)
                 began = ", ".join(f"{numbers.score(trial.losses[0][1])}" for trial in above)
                 how += f": the training loss ended at {ended}, above the first step's {began}"
-            return "reproduced", _sentence(how)
+            return "reproduced", sentence(how)
         if unfinished or diverged or any(trial.status == "failed" for trial in trials):
             told = self._told(case.variant)
-            if above := sum(trial.diverged and trial.status == "completed" for trial in trials):
-                told += f"; the training loss of {above} of them ended above that of the first step"
+            if higher := sum(trial.diverged and trial.status == "completed" for trial in trials):
+                told += f"; the training loss of {higher} of them ended above that of the first step"
             return "not shown", f"{told[0].upper()}{told[1:]}."
         count = numbers.counted(len(trials), "trial")
-        return "contradicted", _sentence(
+        return "contradicted", sentence(
             f"{called(case.variant)} diverged in none of its {count}: no number that is not finite, and no training "
             "loss at the end above that of the first step"
         )
@@ -253,26 +254,6 @@ class Court:
         return f"of {numbers.counted(max(declared, len(found)), 'trial')} of {called(variant)}: {listed}"
 
 
-def called(variant: str) -> str:
-    """A variant inside a sentence."""
-    return "the baseline" if variant == BASELINE else variant
-
-
-def metric_name(metric: str) -> str:
-    """As the field writes it: ROUGE-L, validation loss."""
-    return "validation loss" if metric == VALIDATION_LOSS else numbers.metric(metric)
-
-
-def pair_name(metric: str) -> str:
-    """Of the pairs that it is measured on."""
-    return "validation pair" if metric == VALIDATION_LOSS else "test pair"
-
-
-def seeds_against(seeds: int, against: int) -> str:
-    """Such as `1 seed against 5`."""
-    return f"{numbers.counted(seeds, 'seed')} against {against}"
-
-
 def _numbers(effect: Effect, p_holm: float) -> dict[str, object]:
     inner_low, inner_high = effect.interval(1 - 2 * ALPHA)
     taken = ("difference", "low", "high", "p", "n", "groups", "seeds", "against_seeds")
@@ -290,33 +271,5 @@ def _within(effect: Effect, margin: float) -> bool:
     return -margin < low and high < margin
 
 
-def _compared(effect: Effect) -> str:
-    size = numbers.score(abs(effect.difference))
-    direction = "higher" if effect.difference > 0 else "lower"
-    if effect.metric == VALIDATION_LOSS:
-        return f"{called(effect.variant)} has a validation loss {size} {direction} than {called(effect.against)}"
-    where = metric_name(effect.metric)
-    return f"{called(effect.variant)} scores {size} {direction} than {called(effect.against)} in {where}"
-
-
-def _behind(effect: Effect, p_holm: float) -> str:
-    p = numbers.p_value(p_holm)
-    tested = f"{numbers.counted(effect.n, pair_name(effect.metric))} in {numbers.counted(effect.groups, 'group')}"
-    return (
-        f"{numbers.level(effect.level)} interval {numbers.difference(effect.low)} to "
-        f"{numbers.difference(effect.high)}, {tested}, {seeds_against(effect.seeds, effect.against_seeds)}, "
-        f"p {p if p.startswith('<') else f'= {p}'} after Holm"
-    )
-
-
-def _sentence(text: str) -> str:
-    """With its stop; a variant's name keeps its small letter."""
-    return f"{f'T{text[1:]}' if text.startswith('the baseline') else text}."
-
-
 def _completed(status: str) -> bool:
     return status == "completed"
-
-
-def _all_of(trials: int) -> str:
-    return "its only trial" if trials == 1 else f"all of its {trials} trials"

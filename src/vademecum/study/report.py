@@ -11,11 +11,11 @@ from vademecum.report.document import Block, Command, Figure, Page, Points, Pros
 from vademecum.report.figures import Interval, forest_plot
 from vademecum.study import tables
 from vademecum.study.analysis import LevelEffects, StudyAnalysis
-from vademecum.study.claims import called, metric_name
 from vademecum.study.declaration import StudyConfig
 from vademecum.study.effects import VALIDATION_LOSS
 from vademecum.study.figures import Line, Spot, cost_against_quality, find_frontier, loss_curves
 from vademecum.study.records import BASELINE
+from vademecum.study.words import called, metric_name
 
 QUALITY = "rougeL"
 """The metric that is drawn; all of them stand in the tables."""

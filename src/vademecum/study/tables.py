@@ -7,10 +7,11 @@ from vademecum.records import Estimate
 from vademecum.report import numbers
 from vademecum.report.document import Table
 from vademecum.study.analysis import LevelEffects, StudyAnalysis
-from vademecum.study.claims import ClaimResult, metric_name, pair_name
+from vademecum.study.claims import ClaimResult
 from vademecum.study.effects import STUDY_METRICS, VALIDATION_LOSS, Effect, NoiseFloor
 from vademecum.study.figures import Spot
 from vademecum.study.records import BASELINE, TrialResult
+from vademecum.study.words import metric_name, pair_name
 
 
 def claims_table(claims: Sequence[ClaimResult]) -> Table:
