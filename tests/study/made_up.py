@@ -96,7 +96,7 @@ def build_study(
         }
     )
     study = Study(lay_out_design(config))
-    draw = random.Random(rng)
+    draw, other = random.Random(rng), random.Random(rng + 1)
     hard = [draw.gauss(0, 0.05) for _ in range(pairs // 2)]
     study.base = [_score(number, 0.20 + hard[number // 2] + draw.gauss(0, 0.02)) for number in range(pairs)]
     for variant, effect in {"baseline": 0.0, **effects}.items():
@@ -107,7 +107,7 @@ def build_study(
                 _score(number, 0.28 + shift + hard[number // 2] + draw.gauss(0, 0.02)) for number in range(pairs)
             ]
             study.losses[name] = [
-                _loss(number, 1.6 - 10 * shift + 2 * hard[number // 2] + draw.gauss(0, 0.1)) for number in range(pairs)
+                _loss(number, 1.6 - 10 * shift + 2 * hard[number // 2] + other.gauss(0, 0.1)) for number in range(pairs)
             ]
             study.trials.append(_trial(name, variant, seed, shift, study))
     return study
