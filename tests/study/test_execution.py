@@ -192,18 +192,14 @@ def test_another_sizing_asks_for_another_directory(finished: Path, tiny_checkpoi
 
 
 def test_a_trial_trained_with_other_settings_is_not_taken_for_another(finished: Path, tiny_checkpoint: Path) -> None:
-    other = {"factors": ({"name": "learning rate", "levels": (("lora.r=2", "train.learning_rate=5e-3"),)},)}
-    name = "learning rate=2+5e-3"
-    before = (finished / "trials" / "learning-rate=5e-3-seed0").rename(
-        finished / "trials" / "learning-rate=2+5e-3-seed0"
-    )
+    factors = (*SMALL["factors"], {"name": "rank", "levels": ("lora.r=2",)})
+    trials = finished / "trials"
+    moved = (trials / "learning-rate=5e-3-seed0").rename(trials / "rank=2-seed0")
     try:
         with pytest.raises(StaleError, match="trained with other settings"):
-            work(
-                tiny_study(tiny_checkpoint, **(SMALL | other | {"claims": ({"name": "a", "against": name},)})), finished
-            )
+            work(tiny_study(tiny_checkpoint, **(SMALL | {"factors": factors})), finished)
     finally:
-        before.rename(finished / "trials" / "learning-rate=5e-3-seed0")
+        moved.rename(trials / "learning-rate=5e-3-seed0")
 
 
 def test_a_trial_that_there_is_not(finished: Path) -> None:

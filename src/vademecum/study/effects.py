@@ -127,7 +127,9 @@ def gather(trials: Sequence[TrialResult], measured: Measurements, level: float) 
         for row in rows:
             check_alike(first.setdefault(row.id, row), row)
     variants = sorted({trial.variant for trial in trials})
-    scored = {**measured.scores, BASE_MODEL: measured.base} if measured.base else measured.scores
+    scored = {**measured.scores, **({BASE_MODEL: measured.base} if measured.base else {})}
+    groups = {row.id: row.group for rows in scored.values() for row in rows}
+    groups |= {row.id: row.group for rows in measured.losses.values() for row in rows}
     values = {
         metric: {name: {row.id: row.metrics[metric] for row in rows} for name, rows in scored.items()}
         for metric in METRICS
@@ -140,7 +142,7 @@ def gather(trials: Sequence[TrialResult], measured: Measurements, level: float) 
             for name in variants
         },
         values={**values, VALIDATION_LOSS: {name: _per_token(rows) for name, rows in measured.losses.items()}},
-        groups={row.id: row.group for rows in (*scored.values(), *measured.losses.values()) for row in rows},
+        groups=groups,
         level=level,
     )
 
