@@ -125,20 +125,34 @@ def test_a_rival_without_a_step_gives_a_bound() -> None:
     assert train_speed.figures(rounds)["train.tokens_per_second.trl"] == figure([4.0], "tokens/s at most", 0)
 
 
+SETTINGS = {
+    "weights": "real", "rows": "MedQuAD", "dtype": "float32", "device": "cpu", "max_length": 512, "micro_batch": 2,
+    "steps_per_block": 1,
+}  # fmt: skip
+
+
 def test_later_sittings_add_rounds_done_in_the_same_way(tmp_path: Path) -> None:
     file = tmp_path / "train_speed.json"
-    settings = {
-        "weights": "real", "rows": "MedQuAD", "dtype": "float32", "device": "cpu", "max_length": 512, "micro_batch": 2,
-        "steps_per_block": 1,
-    }  # fmt: skip
     rounds = [[outcome("grouped", 1.0).row, outcome("paper", 4.0).row]]
-    assert train_speed.earlier_rounds(file, "smollm2", settings) == []
-    write_result(file, "smollm2", settings, train_speed.figures(rounds), rounds=rounds)
-    found = train_speed.earlier_rounds(file, "smollm2", settings)
+    assert train_speed.earlier_rounds(file, "smollm2", SETTINGS) == []
+    write_result(file, "smollm2", SETTINGS, train_speed.figures(rounds), rounds=rounds)
+    found = train_speed.earlier_rounds(file, "smollm2", SETTINGS)
     found.append([outcome("grouped", 2.0).row, outcome("paper", 4.0).row])
     assert train_speed.figures(found)["train.speedup_over_paper"] == figure([4.0, 2.0], "ratio", 2)
     with pytest.raises(SystemExit, match="other settings"):
-        train_speed.earlier_rounds(file, "smollm2", {**settings, "dtype": "bfloat16"})
+        train_speed.earlier_rounds(file, "smollm2", {**SETTINGS, "dtype": "bfloat16"})
+
+
+@pytest.mark.parametrize("elsewhere", [{"versions": {"torch": "0.1"}}, {"machine": "cpu-96core-amx"}])
+def test_rounds_of_another_machine_or_other_versions_are_not_added_to(
+    tmp_path: Path, elsewhere: dict[str, object]
+) -> None:
+    file = tmp_path / "train_speed.json"
+    rounds = [[outcome("grouped", 1.0).row]]
+    write_result(file, "smollm2", SETTINGS, train_speed.figures(rounds), rounds=rounds)
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **elsewhere}), encoding="utf-8")
+    with pytest.raises(SystemExit, match="another machine or other versions"):
+        train_speed.earlier_rounds(file, "smollm2", SETTINGS)
 
 
 @pytest.mark.slow
