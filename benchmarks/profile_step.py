@@ -1,7 +1,7 @@
 """Where does the time of a training step go?
 
-    python -m benchmarks.profile_step [--model smollm2|tinyllama|FOLDER] [--random] [--steps N] [--micro-batch N]
-        [--device cpu|cuda] [--out FILE]
+    python -m benchmarks.profile_step [--quick] [--model smollm2|tinyllama|FOLDER] [--random] [--steps N]
+        [--micro-batch N] [--device cpu|cuda] [--out FILE]
 
 The arm `grouped` of `train_speed` under PyTorch's profiler, after a step that warms up: an operator's own time, without
 that of the operators it calls, summed by kind; on CUDA that of the kernels that it launched. `profile.share.KIND`
@@ -31,6 +31,8 @@ KINDS = {
     "elementwise": ("mul", "add", "sub", "div", "neg", "silu", "pow", "rsqrt", "mean", "sum", "sigmoid", "sqrt", "exp"),
 }
 """Kind → parts of the names of its operators; the first that fits counts."""
+QUICK_LENGTH = 256
+"""A quick run takes only rows of at most so many tokens."""
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_linear")
 
 
@@ -81,9 +83,10 @@ def profile(block: Block) -> dict[str, Figure]:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one step of short rows, another file")
     parser.add_argument("--model", default="smollm2", help="smollm2, tinyllama (at random) or a checkpoint's folder")
     parser.add_argument("--random", action="store_true", help="SmolLM2's shape with random weights")
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="default: 3; quick: 1")
     parser.add_argument("--micro-batch", type=int, help="examples; default: 2, and 64 on CUDA")
     parser.add_argument("--device", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path)
@@ -97,15 +100,17 @@ def main() -> None:
     hardware = probe_hardware(rates_cache=cache_folder())
     device = given.device or hardware.device
     dtype, _ = choose_dtype(hardware, device)
-    rows = given.micro_batch or (64 if device == "cuda" else 2)
-    block = Block("grouped", subject, find_workload(subject), dtype, device, given.steps, 0, rows, 512)
+    rows, steps = given.micro_batch or (64 if device == "cuda" else 2), given.steps or (1 if given.quick else 3)
+    workload = find_workload(subject, longest=QUICK_LENGTH if given.quick else None)
+    length = QUICK_LENGTH if given.quick else 512
+    block = Block("grouped", subject, workload, dtype, device, steps, 0, rows, length)
     figures = profile(block)
     for name, found in sorted(figures.items(), key=lambda item: -item[1]["value"]):
         print(f"{name:32} {found['value']:6.1%}", flush=True)
     suffix = ".tinyllama" if subject.name == "tinyllama" else ""
-    settings: dict[str, Any] = {"device": device, "dtype": dtype, "micro_batch": rows, "steps": given.steps}
+    settings: dict[str, Any] = {"device": device, "dtype": dtype, "micro_batch": rows, "steps": steps}
     named = {f"{name}{suffix}": value for name, value in figures.items()}
-    write_result(given.out or result_file("profile", quick=False), subject.name, settings, named)
+    write_result(given.out or result_file("profile", quick=given.quick), subject.name, settings, named)
 
 
 if __name__ == "__main__":

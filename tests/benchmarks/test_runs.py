@@ -1,7 +1,10 @@
 """Every script runs to its end on the tiny checkpoint, and writes the figures that it promises."""
 
+import argparse
+import importlib
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +18,8 @@ from benchmarks.workload import Subject, Workload, token_counts
 
 from benchmarks import generate_speed, shared_base, train_speed
 from vademecum.testing import tiny_pairs
+
+ROOT = Path(train_speed.__file__).parents[1]
 
 
 @pytest.fixture
@@ -80,17 +85,47 @@ def test_generate_speed(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pyte
     assert found["generate.tokens_per_second.one"]["value"] > 0
 
 
+def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
+    """What a benchmark makes of its options; `words` begin with its name."""
+    monkeypatch.setattr(sys, "argv", words)
+    found: argparse.Namespace = importlib.import_module(f"benchmarks.{words[0]}").parse()
+    return found
+
+
 def test_the_gpu_script_gives_options_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = Path(train_speed.__file__).with_name("gpu.sh")
+    script = ROOT / "benchmarks" / "gpu.sh"
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
     text = script.read_text(encoding="utf-8").replace("\\\n", " ").replace("$random", "--random")
-    calls = [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("measure ")]
-    mains = {"train_speed": train_speed, "generate_speed": generate_speed}
-    assert {module for module, *_ in calls} == {*mains, "plan_accuracy"}
-    for module, *options in calls:
-        if module in mains:
-            monkeypatch.setattr(sys, "argv", [module, *options])
-            mains[module].parse()
+    calls = [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("measure ")]
+    assert sum(int(seconds) for seconds, *_ in calls) < 600
+    given = [(words[0], parsed(words, monkeypatch)) for _, *words in calls]
+    assert {name for name, _ in given} == {
+        "train_speed", "profile_step", "generate_speed", "shared_base", "plan_accuracy",
+    }  # fmt: skip
+    assert all(str(options.out).startswith("$out/") for _, options in given)
+    assert [options.device for name, options in given if name == "plan_accuracy"] == ["cuda"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("quick", [False, True])
+def test_make_bench_gives_options_that_exist(quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["make", "--dry-run", "bench", *(["QUICK=1"] if quick else [])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    calls = [words[2:] for words in lines if words[1:2] == ["-m"] and words[2].startswith("benchmarks.")]
+    given = [
+        (name, parsed([name, *options], monkeypatch))
+        for name, *options in ([module.partition(".")[2], *rest] for module, *rest in calls)
+    ]
+    assert {name for name, _ in given} == {
+        "coverage", "train_speed", "profile_step", "generate_speed", "plan_accuracy", "shared_base", "scaling",
+    }  # fmt: skip
+    assert all(options.quick is quick for _, options in given)
+    made = {Path(words[words.index("--out") + 1]) for words in lines if words[1:2] == ["run"]}
+    by_name = dict(given)
+    assert len(made) == (0 if quick else 2)
+    assert set(by_name["plan_accuracy"].run) == made
+    assert quick or by_name["generate_speed"].adapter.parent in made
 
 
 def outcome(arm: Arm, *seconds: float, unfinished: float | None = None) -> Outcome:
