@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.util
 import json
 import shlex
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from benchmarks.results import figure, write_result
 from benchmarks.train_speed import Outcome, run, speedup
 from benchmarks.training_block import Arm, Begun, Block, Message, Rate, Step
@@ -200,3 +202,23 @@ def test_shared_base(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.
         assert found[f"shared_base.speedup{suffix}"]["n"] == 6
         assert found[f"shared_base.loss_difference{suffix}"]["high"] < 1e-4
         assert found[f"shared_base.update_difference{suffix}"]["high"] < 1e-3
+
+
+@pytest.mark.parametrize("suffix", ["", ".tinyllama"])
+def test_every_figure_of_a_shared_base_is_shown(suffix: str, tmp_path: Path) -> None:
+    end = shared_base.End(1.5, [[2.0, 1.0]], [torch.ones(3)])
+    rounds: list[dict[shared_base.Vary, dict[shared_base.Arm, shared_base.End]]] = [
+        {"rates": {"alone": end, "together": end}, "seeds": {"alone": end, "together": end}}
+    ]
+    task = shared_base.Task([], members=1, steps=1, micro_batch=2, accumulation=1, device="cpu", dtype="float32")
+    found = shared_base.figures(rounds, rounds, task, loading=4.5)
+    file = tmp_path / "shared_base-here.json"
+    write_result(file, "a model", {}, {name + suffix: value for name, value in found.items()})
+    specification = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
+    assert specification is not None
+    assert specification.loader is not None
+    build = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(build)
+    rows = build.scaling_table([json.loads(file.read_text(encoding="utf-8"))]).splitlines()[2:]
+    assert len(rows) == len(found) == 11
+    assert all(row.startswith("| TinyLlama's shape: ") == bool(suffix) for row in rows)
