@@ -288,7 +288,7 @@ def judge_again(out: Path) -> dict[str, Figure]:
     kept = kept_cases(out)
     if not kept["cases"]:
         raise SystemExit(f"{out} holds no cases")
-    settings = {name: kept[name] for name in ("device", "timed_steps") if name in kept}
+    settings = {name: value for name, value in kept.items() if name in ("device", "timed_steps")}
     return write_judged(out, {row["case"]: row for row in kept["cases"]}, settings)
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 Vary = Literal["rates", "seeds"]
 Arm = Literal["alone", "together"]
 NEVER = 1_000_000
-QUICK_LENGTH = 128
+QUICK_LENGTH = 256
 
 
 @dataclass
