@@ -27,20 +27,20 @@ def row(predicted: float, measured: float) -> dict[str, Any]:
     ("predicted", "fits", "refusals"),
     [
         (1.0, 0, 0),
-        (1.005, 0, 0),  # with the margin 1.05525: 1.05 is refused, and is no more than the margin to spare
-        (1.04, 0, 4),  # 1.092: 1.06 to 1.09 are refused, and the case would have kept them
-        (1.2, 0, 15),
+        (1.04, 0, 0),  # with the margin 1.092: 1.1 is taken
+        (1.05, 0, 1),  # 1.1025: 1.1 is refused, and the case would have kept it with more than the margin to spare
+        (1.2, 0, 2),
         (0.96, 0, 0),  # 1.008: 1.0 is refused, within the margin
         (0.94, 1, 0),  # 0.987: 0.99 is taken, and exceeded
-        (0.85, 10, 0),
-        (0.5, 20, 0),
+        (0.85, 3, 0),
+        (0.5, 5, 0),
     ],
 )
 def test_false_fits_and_false_refusals_are_beyond_the_margin(predicted: float, fits: int, refusals: int) -> None:
     found = judge([row(predicted, 1.0)])
     assert found["plan.false_fits"]["value"] == fits
     assert found["plan.false_refusals"]["value"] == refusals
-    assert found["plan.false_fits"]["n"] == found["plan.false_refusals"]["n"] == 41
+    assert found["plan.false_fits"]["n"] == found["plan.false_refusals"]["n"] == 8
 
 
 def test_errors_count_without_their_sign() -> None:
