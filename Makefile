@@ -31,14 +31,33 @@ test: check
 test-all: check
 	$(VENV)/bin/pytest -m 'not gpu and not network'
 
-# Hours; `make bench QUICK=1` takes minutes. On a CUDA machine: benchmarks/gpu.sh.
+# What docs/performance.md, docs/scaling.md and docs/statistics.md show, in hours, with the two runs whose adapter and
+# times are measured. `make bench QUICK=1` tries every script in minutes. On a CUDA machine: benchmarks/gpu.sh.
+MEASURE = $(VENV)/bin/python -m benchmarks
+
+ifdef QUICK
 bench: $(VENV)/.dev
-	$(VENV)/bin/python -m benchmarks.coverage $(if $(QUICK),--quick)
-	$(VENV)/bin/python -m benchmarks.train_speed $(if $(QUICK),--quick)
-	$(if $(QUICK),,$(VENV)/bin/python -m benchmarks.train_speed --model tinyllama)
-	$(VENV)/bin/python -m benchmarks.generate_speed $(if $(QUICK),--quick)
-	$(VENV)/bin/python -m benchmarks.shared_base $(if $(QUICK),--quick)
-	$(VENV)/bin/python -m benchmarks.plan_accuracy $(if $(QUICK),--quick)
+	$(MEASURE).coverage --quick
+	$(MEASURE).train_speed --quick
+	$(MEASURE).profile_step --quick
+	$(MEASURE).generate_speed --quick
+	$(MEASURE).plan_accuracy --quick
+	$(MEASURE).shared_base --quick
+	$(MEASURE).scaling --quick
+else
+bench: $(VENV)/.dev
+	$(VENV)/bin/vade run demo --out runs/bench/demo
+	$(VENV)/bin/vade run cpu --set budget.minutes=28 --set generate.test_pairs=96 --out runs/bench/cpu
+	$(MEASURE).coverage
+	$(MEASURE).train_speed
+	$(MEASURE).train_speed --model tinyllama
+	$(MEASURE).profile_step
+	$(MEASURE).profile_step --model tinyllama
+	$(MEASURE).generate_speed --adapter runs/bench/cpu/adapter
+	$(MEASURE).plan_accuracy --run runs/bench/demo --run runs/bench/cpu
+	$(MEASURE).shared_base
+	$(MEASURE).scaling
+endif
 
 docs: $(VENV)/.dev
 	COLUMNS=80 $(VENV)/bin/python docs/build.py

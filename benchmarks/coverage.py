@@ -158,12 +158,18 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="200 repetitions, four numbers of groups")
     parser.add_argument("--repetitions", type=int, default=2_000)
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Simulate and write."""
+    given = parse()
     counts, repetitions = ((3, 10, 20, 50), 200) if given.quick else (GROUPS, given.repetitions)
     rows = measure(counts, repetitions)
     result = {

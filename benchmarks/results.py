@@ -43,6 +43,12 @@ def circumstances() -> dict[str, Any]:
     return {"machine": machine_label(), "versions": library_versions()}
 
 
+def is_from_here(told: Mapping[str, Any]) -> bool:
+    """Whether the figures of a file were measured under the circumstances of now."""
+    here = circumstances()
+    return {name: told.get(name) for name in here} == here
+
+
 def write_result(
     file: Path, subject: str, settings: Mapping[str, Any], figures: Mapping[str, Figure], **more: object
 ) -> None:
@@ -50,9 +56,8 @@ def write_result(
 
     They stay only where machine and versions are the same. `more` is kept per subject, beside its settings.
     """
-    head = circumstances()
     old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if {name: old.get(name) for name in head} != head:
+    if not is_from_here(old):
         old = {}
     of_others = {
         name: value
@@ -61,5 +66,10 @@ def write_result(
     }
     own = {**settings, "figures": sorted(figures), **more}
     write_json(
-        file, {**head, "settings": {**old.get("settings", {}), subject: own}, "figures": {**of_others, **figures}}
+        file,
+        {
+            **circumstances(),
+            "settings": {**old.get("settings", {}), subject: own},
+            "figures": {**of_others, **figures},
+        },
     )

@@ -137,14 +137,19 @@ def forecast_thousand(corpus: str | None) -> dict[str, Figure]:
     }
 
 
-def main() -> None:
-    """Measure, forecast, write."""
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three trials, and no forecast")
     parser.add_argument("--trials", type=int, help="default: 6")
     parser.add_argument("--corpus", help="MedQuAD as a file; default: it is fetched")
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, forecast, write."""
+    given = parse()
     trials = given.trials or (3 if given.quick else 6)
     file = given.out or result_file("scaling", quick=given.quick)
     write_result(file, "ray", {"trials": trials}, measure_ray(trials))

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 Vary = Literal["rates", "seeds"]
 Arm = Literal["alone", "together"]
 NEVER = 1_000_000
-QUICK_LENGTH = 128
+QUICK_LENGTH = 256
 
 
 @dataclass
@@ -193,10 +193,13 @@ def run_round(base: Any, subject: Subject, task: Task, number: int) -> dict[Vary
 
 
 def figures(
-    rounds: Sequence[dict[Vary, dict[Arm, End]]], exact: Sequence[dict[Vary, dict[Arm, End]]], task: Task
+    rounds: Sequence[dict[Vary, dict[Arm, End]]],
+    exact: Sequence[dict[Vary, dict[Arm, End]]],
+    task: Task,
+    loading: float,
 ) -> dict[str, Figure]:
-    """What the rounds done so far say; `exact` are those in float32."""
-    found: dict[str, Figure] = {}
+    """What the rounds done so far say; `exact` are those in float32, `loading` the seconds that the base took."""
+    found = {"shared_base.seconds_to_load": figure([loading], "s", 1)}
     n = len(rounds) * task.members * task.steps
     kinds: list[tuple[Vary, str]] = [("rates", ""), ("seeds", ".seeds")]
     for vary, suffix in kinds:
@@ -259,7 +262,7 @@ def main() -> None:
     suffix = ".tinyllama" if subject.name == "tinyllama" else ""
 
     def write(rounds: list[dict[Vary, dict[Arm, End]]], exact: list[dict[Vary, dict[Arm, End]]]) -> None:
-        found = figures(rounds, exact, task) | {"shared_base.seconds_to_load": figure([loading], "s", 1)}
+        found = figures(rounds, exact, task, loading)
         write_result(file, subject.name, settings, {name + suffix: value for name, value in found.items()})
 
     rounds: list[dict[Vary, dict[Arm, End]]] = []

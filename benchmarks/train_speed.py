@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Figure, figure, result_file, write_result
+from benchmarks.results import Figure, figure, is_from_here, result_file, write_result
 from benchmarks.training_block import ARMS, Arm, Begun, Block, Message, Rate, Step, run_block
 from benchmarks.workload import Subject, find_subject, find_workload
 
@@ -173,7 +173,10 @@ def earlier_rounds(file: Path, subject: str, settings: dict[str, Any]) -> list[l
     """
     if not file.is_file():
         return []
-    kept = json.loads(file.read_text(encoding="utf-8"))["settings"].get(subject, {})
+    told = json.loads(file.read_text(encoding="utf-8"))
+    if not is_from_here(told):
+        raise SystemExit(f"{file} holds rounds of another machine or other versions: move it away, or leave out --add")
+    kept = told["settings"].get(subject, {})
     alike = ("weights", "rows", "dtype", "device", "max_length", "micro_batch", "steps_per_block")
     if kept and any(kept[name] != settings[name] for name in alike):
         raise SystemExit(f"{file} holds rounds that were done with other settings: move it away, or leave out --add")

@@ -11,15 +11,19 @@ counted. The matrix-product rate is measured in the same process, before and aft
 | `trl-fp32` | the same with `bf16=False`, for machines where bf16 is emulated |
 | `grouped` | our `train` with its default batching |
 | `packed` | our `train` with packed rows |
+
+In a round all arms are timed on the rows that `grouped` draws, in as many steps as these take: rows are of very unlike
+lengths, and an arm that pads is the faster the longer its rows are. Only `packed` draws its own: it pads nothing, and
+its rows must fit one another.
 """
 
+import math
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from random import Random
 from typing import Any, Literal, NamedTuple
 
 from benchmarks.workload import Subject, Workload, count_trained, matrix_product_rate
@@ -35,8 +39,10 @@ from vademecum.training.adaptations import Adaptation
 
 Arm = Literal["paper", "trl", "trl-fp32", "grouped", "packed"]
 ARMS: tuple[Arm, ...] = ("paper", "trl", "trl-fp32", "grouped", "packed")
-EXAMPLES_PER_STEP = 8
-"""Of `grouped` and, about, of `packed`, unless a micro-batch holds more: as many as TRL's default takes."""
+EXAMPLES_PER_STEP = 4
+"""Of `grouped` and, about, of `packed`, unless a micro-batch holds more: as many as the paper's."""
+TRL_EXAMPLES_PER_STEP = 8
+"""Its default."""
 NEVER = 1_000_000
 
 
@@ -50,7 +56,7 @@ class Block:
     dtype: str
     device: str
     steps: int
-    """Timed ones."""
+    """Timed ones, of `grouped`."""
     seed: int
     """Decides which rows are trained on."""
     micro_batch: int
@@ -78,6 +84,20 @@ class Block:
     def lay_out(self, examples: list[Example]) -> Layout:
         """A pass over all rows, as it would be trained."""
         return lay_out([example.length for example in examples], self.config[0], seed=self.seed)
+
+    def trial(self, examples: list[Example]) -> Layout:
+        """A step that warms up, and the timed ones."""
+        if self.arm in ("grouped", "packed"):
+            return self.lay_out(examples).trial(self.steps, self.seed)
+        rows, per_step = self.timed_rows(examples), math.prod(self.config[0].batch_shape)
+        steps = max(1, len(rows) // per_step)
+        whole = (rows * per_step)[: steps * per_step]
+        return replace(self.lay_out(examples), micro_batches=[[row] for row in [*whole[:per_step], *whole]])
+
+    def timed_rows(self, examples: list[Example]) -> list[int]:
+        """Of a round: those of the timed steps of `grouped`."""
+        trial = replace(self, arm="grouped").lay_out(examples).trial(self.steps, self.seed)
+        return [row for number in range(1, trial.steps) for rows in trial.step(number) for row in rows]
 
 
 class Rate(NamedTuple):
@@ -180,7 +200,7 @@ def train_with_ours(block: Block, tell: Tell) -> None:
     config, lora = block.config
     tokenizer = block.subject.tokenizer
     examples = block.workload.examples(block.subject, config)
-    layout = block.lay_out(examples).trial(block.steps, block.seed)
+    layout = block.trial(examples)
     model = attach_adapter(block.subject.load(block.dtype, block.device), lora, block.seed)
     shape = Shape.of(model)
     data = TrainingData(
@@ -206,7 +226,10 @@ def _train_with_trl(block: Block, tell: Tell) -> None:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    chosen = Random(block.seed).choices(range(len(block.workload.lengths)), k=EXAMPLES_PER_STEP * (block.steps + 2))
+    rows = block.timed_rows(block.workload.examples(block.subject, block.config[0]))
+    steps = max(1, len(rows) // TRL_EXAMPLES_PER_STEP)
+    # Drawn without order: the step that warms up is as good as any other.
+    chosen = [*rows[:TRL_EXAMPLES_PER_STEP], *rows]
     model = block.subject.load(block.dtype, block.device)
     with tempfile.TemporaryDirectory() as folder:
         given: dict[str, Any] = {"bf16": False} if block.arm == "trl-fp32" else {}
@@ -214,7 +237,7 @@ def _train_with_trl(block: Block, tell: Tell) -> None:
             model,
             SFTConfig(
                 folder,
-                max_steps=block.steps + 1,
+                max_steps=steps + 1,
                 use_cpu=block.device == "cpu",
                 save_strategy="no",
                 report_to="none",

@@ -76,6 +76,13 @@ class Subject:
             return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")
 
     @property
+    def vocabulary(self) -> int:
+        """Tokens that the output layer scores."""
+        if self.folder is None:
+            return int(SHAPES[self.name]["vocab_size"])
+        return int(json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+
+    @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The checkpoint's; for a random model one whose words are the numbers of its vocabulary."""
         return _tokenizer(self)

@@ -67,9 +67,16 @@ SCALING_FIGURES = {
     "scaling.seconds.ray": "the same on two Ray nodes of a core each",
     "scaling.seconds.ray-killed": "the same with a worker killed",
     "shared_base.speedup": "eight variants together over one after another, other learning rates",
-    "shared_base.speedup.seeds": "the same, other seeds too",
+    "shared_base.seconds_per_step.alone": "a step of all of them, one after another",
+    "shared_base.seconds_per_step.together": "the same together",
     "shared_base.loss_difference": "largest difference of a step's loss, together and alone",
     "shared_base.update_difference": "largest relative difference of an update's norm",
+    "shared_base.speedup.seeds": "eight variants together over one after another, other seeds too",
+    "shared_base.seconds_per_step.alone.seeds": "a step of all of these, one after another",
+    "shared_base.seconds_per_step.together.seeds": "the same together",
+    "shared_base.loss_difference.seeds": "largest difference of a step's loss, together and alone",
+    "shared_base.update_difference.seeds": "largest relative difference of an update's norm",
+    "shared_base.seconds_to_load": "loading the base, once for each that trains alone",
     "scaling.thousand.minutes_per_trial": "a trial of `thousand.toml`, by the plan",
     "scaling.thousand.hours_on.1": "1,000 such trials on one machine",
     "scaling.thousand.hours_on.8": "on 8 machines",
@@ -232,11 +239,13 @@ def scaling_table(results: list[dict[str, Any]]) -> str:
     """What `scaling` and `shared_base` measured, machine by machine."""
     lines = ["| figure | measured | n | machine |", "|---|---:|---:|---|"]
     for result in results:
-        for name, what in SCALING_FIGURES.items():
-            if found := result["figures"].get(name):
-                spread = "" if found["low"] == found["high"] else f" [{found['low']:.3g} to {found['high']:.3g}]"
-                unit = "" if found["unit"] == "ratio" else f" {found['unit']}"
-                lines.append(f"| {what} | {found['value']:.3g}{unit}{spread} | {found['n']} | {result['machine']} |")
+        for suffix, model in (("", ""), (".tinyllama", "TinyLlama's shape: ")):
+            for name, what in SCALING_FIGURES.items():
+                if found := result["figures"].get(name + suffix):
+                    spread = "" if found["low"] == found["high"] else f" [{found['low']:.3g} to {found['high']:.3g}]"
+                    unit = "" if found["unit"] == "ratio" else f" {found['unit']}"
+                    cells = [f"{model}{what}", f"{found['value']:.3g}{unit}{spread}", found["n"], result["machine"]]
+                    lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 

@@ -1,5 +1,6 @@
 """What this machine can do: number formats from measured rates, cores and memory as a container really gives them."""
 
+import json
 import os
 import platform
 import subprocess
@@ -77,6 +78,21 @@ def test_a_cpu_goes_by_what_was_measured(rates: dict[str, float], dtype: str, re
     chosen, why = choose_dtype(machine(matmul_flops=rates))
     assert chosen == dtype
     assert reason in why
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX2 is an instruction set of x86")
+def test_a_processor_held_down_to_avx2_computes_in_float32(tmp_path: Path) -> None:
+    """Measured for real, in a process of its own: oneDNN reads the variable once."""
+    held = {"ONEDNN_MAX_CPU_ISA": "AVX2", "CUDA_VISIBLE_DEVICES": "", "VADE_CACHE": str(tmp_path)}
+    command = [sys.executable, "-m", "vademecum", "--json", "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **held})
+    found = json.loads(done.stdout)
+    rates = found["matmul_flops"]
+    assert found["dtype"] == "float32", found["reason"]
+    assert min(rates.values()) > 0
+    assert f"{rates['bfloat16'] / rates['float32']:.2f} times" in found["reason"]
+    assert len(list(tmp_path.glob("matmul-rates-*.json"))) == 1  # nothing measured without the variable was taken
 
 
 @pytest.mark.parametrize(

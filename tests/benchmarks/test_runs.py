@@ -1,13 +1,18 @@
 """Every script runs to its end on the tiny checkpoint, and writes the figures that it promises."""
 
+import argparse
+import importlib
+import importlib.util
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from benchmarks.results import figure, write_result
 from benchmarks.train_speed import Outcome, run, speedup
 from benchmarks.training_block import Arm, Begun, Block, Message, Rate, Step
@@ -15,6 +20,8 @@ from benchmarks.workload import Subject, Workload, token_counts
 
 from benchmarks import generate_speed, shared_base, train_speed
 from vademecum.testing import tiny_pairs
+
+ROOT = Path(train_speed.__file__).parents[1]
 
 
 @pytest.fixture
@@ -80,17 +87,47 @@ def test_generate_speed(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pyte
     assert found["generate.tokens_per_second.one"]["value"] > 0
 
 
+def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
+    """What a benchmark makes of its options; `words` begin with its name."""
+    monkeypatch.setattr(sys, "argv", words)
+    found: argparse.Namespace = importlib.import_module(f"benchmarks.{words[0]}").parse()
+    return found
+
+
 def test_the_gpu_script_gives_options_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = Path(train_speed.__file__).with_name("gpu.sh")
+    script = ROOT / "benchmarks" / "gpu.sh"
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
     text = script.read_text(encoding="utf-8").replace("\\\n", " ").replace("$random", "--random")
-    calls = [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("measure ")]
-    mains = {"train_speed": train_speed, "generate_speed": generate_speed}
-    assert {module for module, *_ in calls} == {*mains, "plan_accuracy"}
-    for module, *options in calls:
-        if module in mains:
-            monkeypatch.setattr(sys, "argv", [module, *options])
-            mains[module].parse()
+    calls = [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("measure ")]
+    assert sum(int(seconds) for seconds, *_ in calls) < 600
+    given = [(words[0], parsed(words, monkeypatch)) for _, *words in calls]
+    assert {name for name, _ in given} == {
+        "train_speed", "profile_step", "generate_speed", "shared_base", "plan_accuracy",
+    }  # fmt: skip
+    assert all(str(options.out).startswith("$out/") for _, options in given)
+    assert [options.device for name, options in given if name == "plan_accuracy"] == ["cuda"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("quick", [False, True])
+def test_make_bench_gives_options_that_exist(quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["make", "--dry-run", "bench", *(["QUICK=1"] if quick else [])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    calls = [words[2:] for words in lines if words[1:2] == ["-m"] and words[2].startswith("benchmarks.")]
+    given = [
+        (name, parsed([name, *options], monkeypatch))
+        for name, *options in ([module.partition(".")[2], *rest] for module, *rest in calls)
+    ]
+    assert {name for name, _ in given} == {
+        "coverage", "train_speed", "profile_step", "generate_speed", "plan_accuracy", "shared_base", "scaling",
+    }  # fmt: skip
+    assert all(options.quick is quick for _, options in given)
+    made = {Path(words[words.index("--out") + 1]) for words in lines if words[1:2] == ["run"]}
+    by_name = dict(given)
+    assert len(made) == (0 if quick else 2)
+    assert set(by_name["plan_accuracy"].run) == made
+    assert quick or by_name["generate_speed"].adapter.parent in made
 
 
 def outcome(arm: Arm, *seconds: float, unfinished: float | None = None) -> Outcome:
@@ -125,20 +162,34 @@ def test_a_rival_without_a_step_gives_a_bound() -> None:
     assert train_speed.figures(rounds)["train.tokens_per_second.trl"] == figure([4.0], "tokens/s at most", 0)
 
 
+SETTINGS = {
+    "weights": "real", "rows": "MedQuAD", "dtype": "float32", "device": "cpu", "max_length": 512, "micro_batch": 2,
+    "steps_per_block": 1,
+}  # fmt: skip
+
+
 def test_later_sittings_add_rounds_done_in_the_same_way(tmp_path: Path) -> None:
     file = tmp_path / "train_speed.json"
-    settings = {
-        "weights": "real", "rows": "MedQuAD", "dtype": "float32", "device": "cpu", "max_length": 512, "micro_batch": 2,
-        "steps_per_block": 1,
-    }  # fmt: skip
     rounds = [[outcome("grouped", 1.0).row, outcome("paper", 4.0).row]]
-    assert train_speed.earlier_rounds(file, "smollm2", settings) == []
-    write_result(file, "smollm2", settings, train_speed.figures(rounds), rounds=rounds)
-    found = train_speed.earlier_rounds(file, "smollm2", settings)
+    assert train_speed.earlier_rounds(file, "smollm2", SETTINGS) == []
+    write_result(file, "smollm2", SETTINGS, train_speed.figures(rounds), rounds=rounds)
+    found = train_speed.earlier_rounds(file, "smollm2", SETTINGS)
     found.append([outcome("grouped", 2.0).row, outcome("paper", 4.0).row])
     assert train_speed.figures(found)["train.speedup_over_paper"] == figure([4.0, 2.0], "ratio", 2)
     with pytest.raises(SystemExit, match="other settings"):
-        train_speed.earlier_rounds(file, "smollm2", {**settings, "dtype": "bfloat16"})
+        train_speed.earlier_rounds(file, "smollm2", {**SETTINGS, "dtype": "bfloat16"})
+
+
+@pytest.mark.parametrize("elsewhere", [{"versions": {"torch": "0.1"}}, {"machine": "cpu-96core-amx"}])
+def test_rounds_of_another_machine_or_other_versions_are_not_added_to(
+    tmp_path: Path, elsewhere: dict[str, object]
+) -> None:
+    file = tmp_path / "train_speed.json"
+    rounds = [[outcome("grouped", 1.0).row]]
+    write_result(file, "smollm2", SETTINGS, train_speed.figures(rounds), rounds=rounds)
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **elsewhere}), encoding="utf-8")
+    with pytest.raises(SystemExit, match="another machine or other versions"):
+        train_speed.earlier_rounds(file, "smollm2", SETTINGS)
 
 
 @pytest.mark.slow
@@ -151,3 +202,23 @@ def test_shared_base(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.
         assert found[f"shared_base.speedup{suffix}"]["n"] == 6
         assert found[f"shared_base.loss_difference{suffix}"]["high"] < 1e-4
         assert found[f"shared_base.update_difference{suffix}"]["high"] < 1e-3
+
+
+@pytest.mark.parametrize("suffix", ["", ".tinyllama"])
+def test_every_figure_of_a_shared_base_is_shown(suffix: str, tmp_path: Path) -> None:
+    end = shared_base.End(1.5, [[2.0, 1.0]], [torch.ones(3)])
+    rounds: list[dict[shared_base.Vary, dict[shared_base.Arm, shared_base.End]]] = [
+        {"rates": {"alone": end, "together": end}, "seeds": {"alone": end, "together": end}}
+    ]
+    task = shared_base.Task([], members=1, steps=1, micro_batch=2, accumulation=1, device="cpu", dtype="float32")
+    found = shared_base.figures(rounds, rounds, task, loading=4.5)
+    file = tmp_path / "shared_base-here.json"
+    write_result(file, "a model", {}, {name + suffix: value for name, value in found.items()})
+    specification = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
+    assert specification is not None
+    assert specification.loader is not None
+    build = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(build)
+    rows = build.scaling_table([json.loads(file.read_text(encoding="utf-8"))]).splitlines()[2:]
+    assert len(rows) == len(found) == 11
+    assert all(row.startswith("| TinyLlama's shape: ") == bool(suffix) for row in rows)

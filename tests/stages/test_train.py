@@ -9,6 +9,7 @@ from tests.listener import Listener, go
 
 from vademecum.config import BudgetConfig, RunConfig, load_config
 from vademecum.errors import UntrainedError
+from vademecum.hardware import Device
 from vademecum.planning import AnswerRates, MemoryPrediction, Plan, Rates, Settings
 from vademecum.runs import Run
 from vademecum.stages import Road, render_again, run_road
@@ -90,7 +91,7 @@ def test_a_run_of_the_tuned_system_alone_has_no_report(tiny_checkpoint: Path, tm
         render_again(Run.open(tmp_path), alone, public=False)
 
 
-def plan(device: str = "cpu") -> Plan:
+def plan(device: Device = "cpu") -> Plan:
     answers = AnswerRates(prompt_tokens_per_second=1, step_seconds=1, rows=1)
     return Plan(
         train_pairs=1,

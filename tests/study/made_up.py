@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -13,7 +13,8 @@ from vademecum.records import Estimate, Score
 from vademecum.study.analysis import StudyAnalysis, analyse
 from vademecum.study.declaration import StudyConfig
 from vademecum.study.design import Design, lay_out_design
-from vademecum.study.records import TrialResult, TrialStatus
+from vademecum.study.effects import Measurements
+from vademecum.study.records import PairLoss, TrialResult, TrialStatus
 
 SCALE = dict(zip(METRICS, (1.0, 0.5, 0.74, 0.88), strict=True))
 FACTORS = {
@@ -32,20 +33,24 @@ class Study:
     trials: list[TrialResult] = field(default_factory=list)
     scores: dict[str, list[Score]] = field(default_factory=dict)
     base: list[Score] = field(default_factory=list)
+    losses: dict[str, list[PairLoss]] = field(default_factory=dict)
     evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(resamples=50, min_groups=10))
 
     @property
     def config(self) -> StudyConfig:
         return self.design.study
 
-    def analysed(self) -> StudyAnalysis:
-        return analyse(self.design, self.trials, self.scores, self.base, self.evaluate)
+    @property
+    def measured(self) -> Measurements:
+        return Measurements(self.scores, self.base, self.losses)
+
+    def analysed(self, same: Sequence[Sequence[str]] = ()) -> StudyAnalysis:
+        return analyse(self.design, self.trials, self.measured, self.evaluate, same)
 
     def without(self, *names: str) -> "Study":
         """As if these trials had not been run."""
         kept = [trial for trial in self.trials if trial.name not in names]
-        return replace(self, trials=kept, scores={trial.name: self.scores[trial.name] for trial in kept
-                                                  if trial.name in self.scores})  # fmt: skip
+        return self._of(kept, {trial.name for trial in kept})
 
     def ended(self, status: TrialStatus, *names: str) -> "Study":
         """As if these trials had ended in another way."""
@@ -55,8 +60,13 @@ class Study:
             else trial
             for trial in self.trials
         ]
-        return replace(self, trials=trials, scores={name: rows for name, rows in self.scores.items()
-                                                    if name not in names})  # fmt: skip
+        return self._of(trials, self.scores.keys() - set(names))
+
+    def _of(self, trials: list[TrialResult], measured: Set[str]) -> "Study":
+        scores, losses = (
+            {name: rows for name, rows in table.items() if name in measured} for table in (self.scores, self.losses)
+        )
+        return replace(self, trials=trials, scores=scores, losses=losses)  # type: ignore[arg-type]
 
 
 def build_study(
@@ -71,7 +81,7 @@ def build_study(
     **declared: Any,
 ) -> Study:
     """Variants whose ROUGE-1 differs from the baseline's by `effects[variant]`, and validation loss by minus ten times
-    that; `noise` is the standard deviation between seeds. Two pairs make a group."""
+    that; `noise` is the standard deviation between seeds. Two pairs make a group, of test and of validation pairs."""
     config = StudyConfig.model_validate(
         {
             "baseline": "paper",
@@ -86,7 +96,7 @@ def build_study(
         }
     )
     study = Study(lay_out_design(config))
-    draw = random.Random(rng)
+    draw, other = random.Random(rng), random.Random(rng + 1)
     hard = [draw.gauss(0, 0.05) for _ in range(pairs // 2)]
     study.base = [_score(number, 0.20 + hard[number // 2] + draw.gauss(0, 0.02)) for number in range(pairs)]
     for variant, effect in {"baseline": 0.0, **effects}.items():
@@ -96,7 +106,10 @@ def build_study(
             study.scores[name] = [
                 _score(number, 0.28 + shift + hard[number // 2] + draw.gauss(0, 0.02)) for number in range(pairs)
             ]
-            study.trials.append(_trial(name, variant, seed, shift, study.scores[name]))
+            study.losses[name] = [
+                _loss(number, 1.6 - 10 * shift + 2 * hard[number // 2] + other.gauss(0, 0.1)) for number in range(pairs)
+            ]
+            study.trials.append(_trial(name, variant, seed, shift, study))
     return study
 
 
@@ -112,10 +125,18 @@ def _score(number: int, rouge1: float) -> Score:
     )
 
 
-def _trial(name: str, variant: str, seed: int, shift: float, scores: Sequence[Score]) -> TrialResult:
+def _loss(number: int, per_token: float) -> PairLoss:
+    tokens = 50 + number % 7
+    return PairLoss(
+        id=f"validation-{number:03d}", group=f"seen-{number // 2:03d}", nats=per_token * tokens, tokens=tokens
+    )
+
+
+def _trial(name: str, variant: str, seed: int, shift: float, study: Study) -> TrialResult:
     draw = random.Random(name)
     steps = 120
     losses = [1.5 - 10 * shift + 1.4 * math.exp(-step / 30) + draw.gauss(0, 0.05) for step in range(1, steps + 1)]
+    scores, rows = study.scores[name], study.losses[name]
     means = {metric: fmean(row.metrics[metric] for row in scores) for metric in METRICS}
     return TrialResult(
         name=name,
@@ -126,7 +147,7 @@ def _trial(name: str, variant: str, seed: int, shift: float, scores: Sequence[Sc
         optimizer_steps=steps,
         real_tokens=123_456,
         final_loss=fmean(losses[-12:]),
-        validation_loss=1.6 - 10 * shift,
+        validation_loss=sum(row.nats for row in rows) / sum(row.tokens for row in rows),
         losses=tuple(enumerate(losses, 1)),
         validation=tuple((step, 1.6 - 10 * shift + math.exp(-step / 30)) for step in (30, 60, 90, 120)),
         metrics={

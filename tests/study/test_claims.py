@@ -52,8 +52,8 @@ def test_it_is_contradicted_where_the_other_side_is_shown() -> None:
 
 def test_of_a_loss_lower_can_be_claimed() -> None:
     claim = one(-0.05, metric="validation_loss", direction="lower")
-    assert (claim.verdict, claim.n, claim.groups) == ("reproduced", 0, 0)
-    assert "has a validation loss" in claim.reason and "test pair" not in claim.reason
+    assert (claim.verdict, claim.n, claim.groups) == ("reproduced", 60, 30)
+    assert "has a validation loss" in claim.reason and "60 validation pairs in 30 groups" in claim.reason
 
 
 def test_it_is_no_real_difference_where_the_margin_covers_it() -> None:
@@ -81,7 +81,7 @@ def test_it_is_not_shown_otherwise_and_says_what_would_have_been_needed() -> Non
 @pytest.mark.parametrize("margin", [0.002, 0.005, 0.006, 0.008, 0.01, 0.015, 0.03])
 def test_no_real_difference_is_two_one_sided_tests(margin: float) -> None:
     study = build_study({ADAFACTOR: 0.002}, [HIGHER], margin=margin)
-    effect = measure(gather(study.trials, study.scores, (), 0.95), BASELINE, ADAFACTOR, "rougeL")
+    effect = measure(gather(study.trials, study.measured, 0.95), BASELINE, ADAFACTOR, "rougeL")
     assert effect is not None
     above = stats.t.sf((effect.difference + margin) / effect.standard_error, 4)
     below = stats.t.cdf((effect.difference - margin) / effect.standard_error, 4)
@@ -124,6 +124,19 @@ def test_seeds_that_change_nothing_measure_no_noise() -> None:
     assert (judged(study).verdict, "do not differ at all" in judged(study).reason) == ("not shown", True)
 
 
+def test_a_divergence_is_no_comparison_and_asks_for_nothing_more() -> None:
+    alone = judged(build_study({ADAFACTOR: -0.016}, [HIGHER]))
+    beside = build_study({ADAFACTOR: -0.016, DIVERGING: 0.0}, [HIGHER, DIVERGES, {**DIVERGES, "name": "again"}])
+    assert beside.analysed().claims[0].p_holm == alone.p_holm == alone.p
+
+
+def test_variants_that_come_to_the_same_settings_are_not_compared() -> None:
+    study = build_study({ADAFACTOR: -0.05, "warmup=0": 0.0}, [HIGHER, {"name": "w", "variant": "warmup=0"}])
+    apart, luck = study.analysed(same=[["baseline", ADAFACTOR]]).claims
+    assert (apart.verdict, apart.p, "come to the same settings" in apart.reason) == ("not shown", None, True)
+    assert luck.p is not None
+
+
 def diverged(claims: list[dict[str, str]], *names: str) -> tuple[ClaimResult, ...]:
     return build_study({DIVERGING: 0.0}, claims).ended("diverged", *names).analysed().claims
 
@@ -146,18 +159,45 @@ def test_divergence_is_not_shown_by_trials_that_did_not_tell(status: Any, told: 
     assert (found.verdict, told in found.reason) == ("not shown", True)
 
 
+def ended_above(study: Study, *names: str) -> Study:
+    """As if these trials' loss had ended above where it began, with numbers that are finite."""
+    study.trials = [
+        trial.model_copy(update={"final_loss": trial.losses[0][1] + 1.0}) if trial.name in names else trial
+        for trial in study.trials
+    ]
+    return study
+
+
+def test_a_loss_that_ends_above_its_start_is_a_divergence_too() -> None:
+    both = [f"{DIVERGING}-seed{seed}" for seed in (0, 1)]
+    whole = judged(ended_above(build_study({DIVERGING: 0.0}, [DIVERGES]), *both))
+    assert (whole.verdict, "the training loss ended at" in whole.reason) == ("reproduced", True)
+    half = judged(ended_above(build_study({DIVERGING: 0.0}, [DIVERGES]), both[0]))
+    assert half.verdict == "not shown"
+    assert "2 completed; the training loss of 1 of them ended above" in half.reason
+    # It has scores, and they count.
+    compared = judged(ended_above(build_study({DIVERGING: -0.05}, [BEATS_DIVERGED]), *both))
+    assert (compared.verdict, compared.n) == ("reproduced", 60)
+
+
 def test_a_loser_that_diverged_needs_no_scores() -> None:
     claim = diverged([BEATS_DIVERGED], f"{DIVERGING}-seed0", f"{DIVERGING}-seed1")[0]
     assert (claim.verdict, claim.difference, claim.n) == ("reproduced", None, 0)
     assert claim.reason.startswith("There are no scores to compare: learning_rate=5e-3 diverged in all of its 2 trials")
 
 
-def test_a_winner_that_diverged_is_not_shown_to_win() -> None:
+def test_a_winner_that_has_not_completed_everything_has_not_won() -> None:
+    study = build_study({DIVERGING: 0.0}, [BEATS_DIVERGED])
+    study = study.ended("diverged", f"{DIVERGING}-seed0", f"{DIVERGING}-seed1").ended("failed", "baseline-seed4")
+    assert judged(study).verdict == "not shown"
+
+
+def test_a_winner_that_diverged_has_lost() -> None:
     other = {"name": "5e-3 is best", "variant": DIVERGING, "against": "baseline"}
     loss = {**other, "metric": "validation_loss", "direction": "higher"}
     both = [f"{DIVERGING}-seed{seed}" for seed in (0, 1)]
     won, lost = diverged([other, loss], *both)
-    assert (won.verdict, "2 diverged" in won.reason) == ("not shown", True)
+    assert (won.verdict, "diverged in all of its 2 trials" in won.reason) == ("contradicted", True)
     assert lost.verdict == "reproduced"  # a higher loss is what a loser has
 
 
@@ -192,21 +232,22 @@ def test_a_level_that_the_baseline_has_is_the_baseline_in_a_grid_too() -> None:
     assert not any(entry.startswith(f"{name},") for entry in found.missing)
 
 
-@pytest.mark.parametrize(("size", "claims"), [(-0.03, 1), (-0.03, 6), (0.0005, 3)])
+@pytest.mark.parametrize(("size", "claims"), [(-0.03, 1), (-0.03, 6), (0.0005, 3), (0.015, 1)])
 def test_the_seeds_that_were_needed_are_the_fewest_that_suffice(size: float, claims: int) -> None:
     study = build_study({ADAFACTOR: size}, noise=0.02)
-    results = gather(study.trials, study.scores, (), 0.95)
+    results = gather(study.trials, study.measured, 0.95)
     effect, noise = measure(results, ADAFACTOR, BASELINE, "rouge1"), noise_floor(results, "rouge1")
     assert effect is not None and noise is not None
     found = find_needed(effect, noise, margin=0.02, claims=claims, minutes=12.0)
-    reach, tail = abs(effect.difference), ALPHA / claims / 2
-    if found.goal == "no real difference":
-        reach, tail = 0.02 - reach, ALPHA
 
     def suffices(seeds: int) -> bool:
+        """Whether one of the two verdicts would be reached 80 times in 100, by the t distribution's own tails."""
         ours, floor = max(seeds, 2), max(seeds, 5)
         error = math.sqrt(effect.sampling_error**2 + noise.sd**2 * (1 / ours + 1 / floor))
-        return bool(stats.t.ppf(1 - tail, floor - 1) + stats.t.ppf(0.8, floor - 1) <= reach / error)
+        size, freedom = abs(effect.difference), floor - 1
+        different = stats.t.sf(stats.t.ppf(1 - ALPHA / claims / 2, freedom) - size / error, freedom)
+        alike = 1 - 2 * stats.t.sf((0.02 - size) / error - stats.t.ppf(1 - ALPHA, freedom), freedom)
+        return bool(max(different, alike if size < 0.02 else 0.0) >= 0.8)
 
     assert found.seeds is not None and suffices(found.seeds) and not suffices(found.seeds - 1)
     assert found.more_trials == max(0, found.seeds - 2) + max(0, found.seeds - 5)
@@ -215,7 +256,7 @@ def test_the_seeds_that_were_needed_are_the_fewest_that_suffice(size: float, cla
 
 def test_where_neither_seeds_nor_pairs_suffice_it_takes_both() -> None:
     study = build_study({ADAFACTOR: -0.01}, pairs=20, noise=0.01)
-    results = gather(study.trials, study.scores, (), 0.95)
+    results = gather(study.trials, study.measured, 0.95)
     effect = measure(results, ADAFACTOR, BASELINE, "rouge1")
     assert effect is not None
     wide = effect.model_copy(update={"difference": 0.01, "sampling_error": 0.01, "seed_error": 0.01})
@@ -243,5 +284,7 @@ def test_an_analysis_is_the_same_whatever_the_order() -> None:
     found = study.analysed()
     study.trials.reverse()
     study.scores = {name: rows[::-1] for name, rows in reversed(study.scores.items())}
+    study.losses = {name: rows[::-1] for name, rows in reversed(study.losses.items())}
+    study.base.reverse()
     assert study.analysed() == found
     assert [trial.variant for trial in found.trials][:5] == [BASELINE] * 5

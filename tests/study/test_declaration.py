@@ -64,6 +64,11 @@ WRONG = [
     ("[[factors]]\nname = 'optimizer'\nlevels = ['model.revision=adafactor']", "two levels"),
     ("[[claims]]\nname = 'a'\nmetric = 'bleu'", "claims.0.metric"),
     ("[margins]\nrouge = 0", "margins.rouge"),
+    (
+        "[[factors]]\nname = 'length'\nlevels = ['train.max_length=96']\n"
+        "[[claims]]\nname = 'a'\nvariant = 'length=96'\nmetric = 'validation_loss'\ndirection = 'lower'",
+        "are of other tokens",
+    ),
     ("[extra]\na = 1", "extra"),
     ("[[factors]]\nname = 'pairs'\nlevels = ['generate.test_pairs=5']", "changes generate.test_pairs"),
     ("[[factors]]\nname = 'luck'\nlevels = ['seed=5']", "changes seed"),
@@ -77,6 +82,17 @@ def test_what_is_wrong_is_named(tmp_path: Path, more: str, words: str) -> None:
         lay_out_design(load_study(write(tmp_path, f"{SMALL}\n{more}\n")))
     assert words in caught.value.message
     assert caught.value.hint
+
+
+def test_a_seed_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="each seed once"):
+        load_study(write(tmp_path, SMALL), ["baseline_seeds=[0, 0, 1]"])
+
+
+def test_losses_of_other_tokens_are_told_apart(tmp_path: Path) -> None:
+    text = SMALL + "[[factors]]\nname = 'length'\nlevels = ['train.max_length=96']\n"
+    of = lay_out_design(load_study(write(tmp_path, text))).loss_tokens
+    assert of["baseline"] == of["optimizer=adafactor"] != of["length=96"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from vademecum.study.effects import (
     BASE_MODEL,
     STUDY_METRICS,
     VALIDATION_LOSS,
+    Measurements,
     NoiseFloor,
     Results,
     Sample,
@@ -31,24 +32,21 @@ EFFECTS = {"optimizer=adafactor": -0.03, "warmup=0": 0.01}
 @pytest.fixture(scope="module")
 def results() -> Results:
     study = build_study(EFFECTS)
-    return gather(study.trials, study.scores, study.base, 0.95)
+    return gather(study.trials, study.measured, 0.95)
 
 
 def test_the_variance_is_that_of_the_pairs_and_that_of_the_seeds(results: Results) -> None:
     found = measure(results, "optimizer=adafactor", BASELINE, "rouge1")
     assert found is not None
-    ids = sorted(results.base)
+    scores = results.values["rouge1"]
+    ids = sorted(scores[BASE_MODEL])
     means = {
-        variant: [fmean(results.scores[trial.name][name].metrics["rouge1"] for trial in results.trials[variant])
-                  for name in ids]
+        variant: [fmean(scores[trial.name][name] for trial in results.trials[variant]) for name in ids]
         for variant in ("optimizer=adafactor", BASELINE)
-    }  # fmt: skip
+    }
     by_pair = [ours - theirs for ours, theirs in zip(means["optimizer=adafactor"], means[BASELINE], strict=True)]
     by_group = [(by_pair[i] + by_pair[i + 1]) / 2 for i in range(0, len(by_pair), 2)]
-    between_seeds = stdev(
-        fmean(row.metrics["rouge1"] for row in results.scores[trial.name].values())
-        for trial in results.trials[BASELINE]
-    )
+    between_seeds = stdev(fmean(scores[trial.name].values()) for trial in results.trials[BASELINE])
     error = math.sqrt(stdev(by_group) ** 2 / len(by_group) + between_seeds**2 * (1 / 2 + 1 / 5))
 
     assert found.difference == pytest.approx(fmean(by_pair))
@@ -59,15 +57,26 @@ def test_the_variance_is_that_of_the_pairs_and_that_of_the_seeds(results: Result
     assert found.low < -0.03 < found.high
 
 
-def test_a_validation_loss_has_the_part_of_the_seeds_alone(results: Results) -> None:
-    found = measure(results, "warmup=0", BASELINE, VALIDATION_LOSS)
+def test_a_validation_loss_is_per_token_and_knows_of_its_pairs() -> None:
+    study = build_study(EFFECTS)
+    results = gather(study.trials, study.measured, 0.95)
+    found, floor = measure(results, "warmup=0", BASELINE, VALIDATION_LOSS), noise_floor(results, VALIDATION_LOSS)
     losses = [trial.validation_loss or 0 for trial in results.trials[BASELINE]]
     ours = [trial.validation_loss or 0 for trial in results.trials["warmup=0"]]
 
-    assert found is not None
+    assert found is not None and floor is not None
     assert found.difference == pytest.approx(fmean(ours) - fmean(losses))
-    assert found.standard_error == pytest.approx(stdev(losses) * math.sqrt(1 / 2 + 1 / 5))
-    assert (found.sampling_error, found.n, found.degrees_of_freedom) == (0, 0, 4)
+    assert (floor.mean, floor.sd) == pytest.approx((fmean(losses), stdev(losses)))
+    assert found.seed_error == pytest.approx(stdev(losses) * math.sqrt(1 / 2 + 1 / 5))
+    by_pair = [
+        fmean(study.losses[trial.name][number].nats for trial in results.trials["warmup=0"])
+        - fmean(study.losses[trial.name][number].nats for trial in results.trials[BASELINE])
+        for number in range(60)
+    ]
+    mean_tokens = fmean(row.tokens for row in study.losses["baseline-seed0"])
+    by_group = [(by_pair[i] + by_pair[i + 1]) / 2 / mean_tokens for i in range(0, 60, 2)]
+    assert found.sampling_error == pytest.approx(stdev(by_group) / math.sqrt(30))
+    assert (found.n, found.groups, found.degrees_of_freedom) == (60, 30, 4)
 
 
 def test_two_variants_share_the_noise_of_the_baseline(results: Results) -> None:
@@ -112,7 +121,9 @@ def test_the_order_of_the_input_does_not_matter(results: Results) -> None:
     study, draw = build_study(EFFECTS), random.Random(5)
     trials = draw.sample(study.trials, len(study.trials))
     scores = {name: draw.sample(study.scores[name], len(study.scores[name])) for name in reversed(list(study.scores))}
-    shuffled = gather(trials, scores, draw.sample(study.base, len(study.base)), 0.95)
+    losses = {name: draw.sample(study.losses[name], len(study.losses[name])) for name in reversed(list(study.losses))}
+    base = draw.sample(study.base, len(study.base))
+    shuffled = gather(trials, Measurements(scores, base, losses), 0.95)
     for metric in STUDY_METRICS:
         assert measure(shuffled, "warmup=0", BASELINE, metric) == measure(results, "warmup=0", BASELINE, metric)
 
@@ -129,7 +140,7 @@ def test_swapping_the_variants_turns_the_sign_and_nothing_else(results: Results)
 def test_pairs_that_only_one_trial_answered_are_left_out() -> None:
     study = build_study(EFFECTS)
     study.scores["warmup=0-seed0"] = study.scores["warmup=0-seed0"][4:]
-    found = measure(gather(study.trials, study.scores, study.base, 0.95), "warmup=0", BASELINE, "rouge1")
+    found = measure(gather(study.trials, study.measured, 0.95), "warmup=0", BASELINE, "rouge1")
     assert found is not None and (found.n, found.groups) == (56, 28)
 
 
@@ -138,11 +149,11 @@ def test_scores_of_another_split_are_refused() -> None:
     rows = study.scores["warmup=0-seed0"]
     study.scores["warmup=0-seed0"] = [rows[0].model_copy(update={"group": "elsewhere"}), *rows[1:]]
     with pytest.raises(RunError, match="differ in their group"):
-        gather(study.trials, study.scores, study.base, 0.95)
+        gather(study.trials, study.measured, 0.95)
 
 
 def test_without_two_baselines_there_is_no_noise_floor_and_no_effect() -> None:
     study = build_study(EFFECTS).without(*(f"baseline-seed{seed}" for seed in range(1, 5)))
-    found = gather(study.trials, study.scores, study.base, 0.95)
+    found = gather(study.trials, study.measured, 0.95)
     assert noise_floor(found, "rougeL") is None
     assert measure(found, "warmup=0", BASELINE, "rougeL") is None

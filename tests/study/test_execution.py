@@ -7,13 +7,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.listener import Listener, go
 
 from vademecum.config import load_config
 from vademecum.errors import InputError, StaleError
+from vademecum.planning import Plan
 from vademecum.study import Setting, StudyConfig, load_study, make_executor, run_study, trial_run
+from vademecum.study.design import lay_out_design
+from vademecum.study.execution import share_groups, sharing_pays, why_alone
+from vademecum.study.folder import StudyFolder
 
 TINY = (
     "corpus.source=sample", "corpus.drop_duplicates=true", "split.train=0.62", "split.validation=0.08",
@@ -22,7 +27,7 @@ TINY = (
     "generate.max_new_tokens=12", "generate.test_pairs=24",
     "generate.batch_size=24", "evaluate.resamples=200",
 )  # fmt: skip
-SMALL = {
+SMALL: dict[str, Any] = {
     "factors": ({"name": "learning rate", "levels": ("train.learning_rate=5e-3", "train.learning_rate=1e-3")},),
     "baseline_seeds": (0, 1),
     "claims": ({"name": "slower is better", "variant": "learning rate=1e-3", "against": "learning rate=5e-3"},),
@@ -34,7 +39,7 @@ def tiny_study(checkpoint: Path, *more: str, **fields: object) -> StudyConfig:
     return StudyConfig.model_validate(declared.model_dump() | fields)
 
 
-def work(study: StudyConfig, folder: Path) -> tuple[dict[str, object], Listener]:
+def work(study: StudyConfig, folder: Path) -> tuple[dict[str, Any], Listener]:
     listener = Listener()
     run_study(study, folder, Setting(make_executor("local"), listener, at_once=2))
     return json.loads((folder / "study.json").read_text(encoding="utf-8")), listener
@@ -42,7 +47,7 @@ def work(study: StudyConfig, folder: Path) -> tuple[dict[str, object], Listener]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    folder = tmp_path_factory.mktemp("study") / "small"
+    folder = tmp_path_factory.mktemp("study") / "studies" / "small"
     work(tiny_study(tiny_checkpoint, **SMALL), folder)
     return folder
 
@@ -56,6 +61,23 @@ def test_every_trial_has_its_result_and_every_claim_its_verdict(finished: Path) 
     assert set(found) >= {"trials", "factors", "noise_floor", "claims"}
     for name in ("study.md", "study.html", "study.tex"):
         assert "learning rate" in (finished / name).read_text(encoding="utf-8")
+
+
+def test_a_report_names_no_path_of_this_machine(finished: Path, tiny_checkpoint: Path) -> None:
+    for name in ("study.md", "study.html", "study.tex", "study.json"):
+        text = (finished / name).read_text(encoding="utf-8")
+        assert str(tiny_checkpoint.parent) not in text
+        assert str(finished.parent) not in text
+
+
+def test_the_command_in_the_report_goes_on_with_this_study(finished: Path) -> None:
+    command = "vade study studies/small/study-config.json"
+    assert command in (finished / "study.md").read_text(encoding="utf-8")
+    before = (finished / "study.json").stat().st_mtime_ns
+    home = finished.parent.parent
+    subprocess.run([sys.executable, "-m", "vademecum", "--quiet", *command.split()[1:]], cwd=home, check=True)
+    assert [path.name for path in (home / "studies").iterdir()] == ["small"]
+    assert (finished / "study.json").stat().st_mtime_ns > before  # judged again, nothing else
 
 
 def test_what_all_trials_share_is_made_once(finished: Path) -> None:
@@ -83,10 +105,85 @@ def test_seeds_change_the_training_and_nothing_else(finished: Path) -> None:
 
 
 def test_a_finished_study_is_only_judged_again(finished: Path, tiny_checkpoint: Path) -> None:
-    claims = ({"name": "it diverges", "variant": "learning rate=5e-3", "direction": "diverges"},)
-    found, listener = work(tiny_study(tiny_checkpoint, **(SMALL | {"claims": claims})), finished)
+    before = (finished / "study.json").read_bytes()
+    _, listener = work(tiny_study(tiny_checkpoint, **SMALL), finished)
     assert "trials" not in listener.worked
-    assert [(row["name"], row["verdict"]) for row in found["claims"]] == [("it diverges", "contradicted")]  # type: ignore[attr-defined]
+    assert (finished / "study.json").read_bytes() == before
+
+
+LATE = {"name": "it diverges", "variant": "learning rate=5e-3", "direction": "diverges"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"margins": {"rouge": 0.2, "validation_loss": 0.02}}, "the margins"),
+        ({"claims": (*SMALL["claims"], LATE)}, "'it diverges'"),
+        ({"claims": ()}, "'slower is better'"),
+    ],
+)
+def test_what_was_not_declared_before_the_results_is_not_judged(
+    finished: Path, tiny_checkpoint: Path, change: dict[str, object], words: str
+) -> None:
+    before = (finished / "study-config.json").read_bytes()
+    with pytest.raises(StaleError, match=f"^{words} would be declared otherwise than before"):
+        work(tiny_study(tiny_checkpoint, **(SMALL | change)), finished)
+    assert (finished / "study-config.json").read_bytes() == before
+
+
+def test_claims_about_what_has_not_been_run_may_be_added(finished: Path, tiny_checkpoint: Path) -> None:
+    factors = (*SMALL["factors"], {"name": "rank", "levels": ("lora.r=2",)})
+    claims = (*SMALL["claims"], {"name": "rank matters", "variant": "rank=2"})
+    added = tiny_study(tiny_checkpoint, **(SMALL | {"factors": factors, "claims": claims}))
+    StudyFolder(finished).check_claims(lay_out_design(added))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_trials_that_diverge_or_fail_are_results_and_failed_ones_are_tried_again(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    levels = ("train.learning_rate=1e30", "train.optim=no_such_optimizer")
+    factors = ({"name": "wrong", "levels": levels},)
+    claims = ({"name": "it diverges", "variant": "wrong=1e30", "direction": "diverges"},)
+    study = tiny_study(tiny_checkpoint, **(SMALL | {"factors": factors, "claims": claims}))
+    for tries in (1, 2):
+        found, listener = work(study, tmp_path / "s")
+        rows = {row["name"]: row for row in found["trials"]}
+        assert rows["wrong=1e30-seed0"]["status"] == "diverged"
+        assert rows["wrong=no_such_optimizer-seed0"]["status"] == "failed"
+        assert rows["baseline-seed1"]["status"] == "completed"
+        assert [row["verdict"] for row in found["claims"]] == ["reproduced"]
+        failed = tmp_path / "s" / "trials" / "wrong=no_such_optimizer-seed0"
+        why = json.loads((failed / "failure.json").read_text(encoding="utf-8"))["remark"]
+        assert "no_such_optimizer" in why
+        assert any(why in said for said in listener.said)
+        # The report is passed on, and an error may name paths or quote the corpus.
+        assert "its trial.log says why" in rows["wrong=no_such_optimizer-seed0"]["remark"]
+        log = (failed / "trial.log").read_text(encoding="utf-8")
+        assert log.count("error: ") == tries
+
+
+@pytest.mark.parametrize(
+    ("device", "tokens", "pays"), [("cpu", 10, False), ("cuda", 500, True), ("cuda", 16_000, False), ("mps", 500, True)]
+)
+def test_sharing_a_base_pays_where_launching_takes_longer_than_running(device: str, tokens: int, pays: bool) -> None:
+    assert sharing_pays(Plan.model_construct(device=device, micro_batch_tokens=tokens)) is pays
+
+
+def test_why_trials_are_not_trained_together_is_said(tiny_checkpoint: Path) -> None:
+    def reason(*more: str) -> str:
+        return why_alone(lay_out_design(tiny_study(tiny_checkpoint, *more, **SMALL)).trials())
+
+    assert "lora_dropout is 0.1" in reason("lora.lora_dropout=0.1")
+    assert "gradient_checkpointing is on" in reason("train.gradient_checkpointing=true")
+
+
+def test_trials_that_share_a_base_are_grouped_sixteen_at_most(tiny_checkpoint: Path) -> None:
+    trials = lay_out_design(tiny_study(tiny_checkpoint, **(SMALL | {"baseline_seeds": tuple(range(17))}))).trials()
+    groups = share_groups(trials)
+    assert [len(names) for names in groups] == [16, 2]
+    assert sorted(name for names in groups for name in names) == sorted(trial.name for trial in trials)
 
 
 def test_another_sizing_asks_for_another_directory(finished: Path, tiny_checkpoint: Path) -> None:
@@ -95,18 +192,14 @@ def test_another_sizing_asks_for_another_directory(finished: Path, tiny_checkpoi
 
 
 def test_a_trial_trained_with_other_settings_is_not_taken_for_another(finished: Path, tiny_checkpoint: Path) -> None:
-    other = {"factors": ({"name": "learning rate", "levels": (("lora.r=2", "train.learning_rate=5e-3"),)},)}
-    name = "learning rate=2+5e-3"
-    before = (finished / "trials" / "learning-rate=5e-3-seed0").rename(
-        finished / "trials" / "learning-rate=2+5e-3-seed0"
-    )
+    factors = (*SMALL["factors"], {"name": "rank", "levels": ("lora.r=2",)})
+    trials = finished / "trials"
+    moved = (trials / "learning-rate=5e-3-seed0").rename(trials / "rank=2-seed0")
     try:
         with pytest.raises(StaleError, match="trained with other settings"):
-            work(
-                tiny_study(tiny_checkpoint, **(SMALL | other | {"claims": ({"name": "a", "against": name},)})), finished
-            )
+            work(tiny_study(tiny_checkpoint, **(SMALL | {"factors": factors})), finished)
     finally:
-        before.rename(finished / "trials" / "learning-rate=5e-3-seed0")
+        moved.rename(trials / "learning-rate=5e-3-seed0")
 
 
 def test_a_trial_that_there_is_not(finished: Path) -> None:
@@ -138,7 +231,7 @@ def test_the_paper_s_study_killed_in_the_middle(tiny_checkpoint: Path, tmp_path:
     found = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     assert len(found["trials"]) == 14
     assert {row["status"] for row in found["trials"]} <= {"completed", "diverged"}
-    assert len(found["claims"]) == 7
+    assert len(found["claims"]) == 17
     assert all(row["reason"] for row in found["claims"])
     assert {run: (run / "report.json").stat().st_mtime_ns for run in done} == before  # not done again
 

@@ -84,6 +84,23 @@ def test_a_search_ends_when_everything_was_tried(tiny_checkpoint: Path, tmp_path
     assert sorted(row.settings["lora.r"] for row in found.trials if row.settings) == [2, 8]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_hopeless_trial_is_stopped_early(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    rates = ({"setting": "train.learning_rate", "choices": (1e-3, 3e-3, 1.0)},)
+    config = tiny_search(tiny_checkpoint, over=rates, prune=True)
+    kept = (one for one in config.set if "steps" not in one)
+    longer = (*kept, "train.max_steps=90", "train.eval_steps=10")
+    found = work(config.model_copy(update={"set": longer}), tmp_path / "s")
+    statuses = {row.settings["train.learning_rate"]: row.status for row in found.trials if row.settings}
+    assert statuses[1.0] in ("pruned", "diverged")
+    rows = [row for row in found.trials if row.status == "pruned"]
+    assert rows
+    for row in rows:
+        lines = (tmp_path / "s" / "trials" / row.name / "training.jsonl").read_text().splitlines()
+        assert len(lines) < 90
+
+
 @pytest.mark.parametrize(
     ("over", "words"),
     [

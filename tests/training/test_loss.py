@@ -5,7 +5,7 @@ import torch
 from tests.training.tiny import PAD, Build, examples
 
 from vademecum.training.batching import collate, collate_packed
-from vademecum.training.loss import mean_loss, summed_loss, trained_tokens
+from vademecum.training.loss import example_losses, per_token, summed_loss, trained_tokens
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -45,12 +45,15 @@ def test_packed_examples_do_not_see_one_another(build: Build) -> None:
     assert summed_loss(model, collate_packed(rows, PAD)).item() == pytest.approx(alone, rel=1e-5)
 
 
-def test_mean_loss_weighs_tokens_and_leaves_the_mode(build: Build) -> None:
+def test_the_loss_of_each_row_is_its_own_and_the_mode_is_left(build: Build) -> None:
     model, rows = build(warm=True, dropout=0.5), examples(7)
     model.eval()
-    expected = sum(summed_loss(model, collate([row], PAD)).item() for row in rows)
-    expected /= sum(trained_tokens(collate([row], PAD)["labels"]) for row in rows)
+    alone = {row.id: summed_loss(model, collate([row], PAD)).item() for row in rows}
+    tokens = {row.id: trained_tokens(collate([row], PAD)["labels"]) for row in rows}
     model.train()
     for order in (rows, rows[::-1]):
-        assert mean_loss(model, order, PAD, most_tokens=70) == pytest.approx(expected, rel=1e-5)
+        found = example_losses(model, order, PAD, most_tokens=70)
+        assert {one.id: one.nats for one in found} == pytest.approx(alone, rel=1e-5)
+        assert {one.id: one.tokens for one in found} == tokens
+        assert per_token(found) == pytest.approx(sum(alone.values()) / sum(tokens.values()), rel=1e-5)
     assert model.training

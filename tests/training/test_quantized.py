@@ -15,7 +15,7 @@ from vademecum.generation import Decoding, Prompt, generate
 from vademecum.models import attach_adapter, is_quantized, load_adapter, load_base, merge, save_adapter
 from vademecum.records import Prediction
 from vademecum.stopping import Stop
-from vademecum.training.loss import mean_loss
+from vademecum.training.loss import example_losses, per_token
 from vademecum.training.trainer import train
 
 pytest.importorskip("bitsandbytes")
@@ -81,10 +81,10 @@ def test_trained_on_few_bits_it_serves_in_full_ones(
     (tmp_path / "adapter").mkdir()
     save_adapter(model, tmp_path / "adapter")
     full = load_base(tiny_checkpoint, ModelConfig(), dtype="bfloat16", device="cpu")
-    before = mean_loss(full, ROWS, pad_id=0, most_tokens=256)
+    before = per_token(example_losses(full, ROWS, pad_id=0, most_tokens=256))
     merged = merge(load_adapter(full, tmp_path / "adapter"))
     assert {weight.dtype for weight in merged.parameters()} == {torch.bfloat16}
-    assert mean_loss(merged, ROWS, pad_id=0, most_tokens=256) < before - 0.3
+    assert per_token(example_losses(merged, ROWS, pad_id=0, most_tokens=256)) < before - 0.3
 
     kept = Kept()
     prompts = [Prompt(str(number), row.input_ids[:6]) for number, row in enumerate(ROWS[:3])]

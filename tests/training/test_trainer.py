@@ -12,7 +12,7 @@ from vademecum.errors import StoppedError
 from vademecum.stopping import Stop
 from vademecum.training.batching import collate
 from vademecum.training.checkpoints import newest_checkpoint
-from vademecum.training.loss import mean_loss, summed_loss, trained_tokens
+from vademecum.training.loss import example_losses, per_token, summed_loss, trained_tokens
 from vademecum.training.trainer import probe_steps, train
 
 pytestmark = [
@@ -46,7 +46,10 @@ def test_a_step_reports_what_it_did(build: Build, tokenizer: Any, tmp_path: Path
     assert [row["seconds"] for row in sink.times] == sorted(row["seconds"] for row in sink.times)
     assert summary.final_loss == losses(sink)[-1]
     assert summary.validation_loss == sink.rows[-1]["validation_loss"]
-    assert summary.validation_loss == pytest.approx(mean_loss(model, given.validation, PAD, 100), rel=1e-5)
+    taken = example_losses(model, given.validation, PAD, 100)
+    assert summary.validation_loss == pytest.approx(per_token(taken), rel=1e-5)
+    told = {row["id"]: (row["nats"], row["tokens"]) for row in sink.rows[-1]["validation_rows"]}
+    assert {one.id: pytest.approx((one.nats, one.tokens), rel=1e-5) for one in taken} == told
     assert summary.status == "completed"
 
 

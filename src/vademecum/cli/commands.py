@@ -28,6 +28,8 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 """The exit code that Typer gives after Ctrl-C: 128 and the signal's number."""
+KEPT_CONFIGS = ("config.json", "study-config.json", "search-config.json")
+"""What a run, a study and a search keep of their configuration; given such a file, its directory is meant."""
 
 
 class Options:
@@ -329,7 +331,7 @@ def _walk(road: "Road", *, until: str | None, force: Sequence[str] = ()) -> None
 
 def _run_name(target: str) -> str:
     path = Path(target)
-    return path.resolve().parent.name if path.name == "config.json" else path.stem if path.suffix else target
+    return path.resolve().parent.name if path.name in KEPT_CONFIGS else path.stem if path.suffix else target
 
 
 def _show(value: Any, screen: Any) -> None:  # noqa: ANN401  any JSON value; a screen

@@ -236,13 +236,13 @@ def show_study(found: "StudyAnalysis", folder: Path) -> None:
 
 def show_sizing(sizing: "Sizing") -> None:
     """What a study will take: each trial, and all of them on one machine and on more."""
-    from vademecum.study.design import folder_name
+    from vademecum.study.design import is_trial_of
 
     table = Table(title="Trials, from the rate of matrix products; `vade study` measures it", title_justify="left")
     for name in ("variant", "trials", "optimizer steps", "time each"):
         table.add_column(name, justify="left" if name == "variant" else "right")
     for variant, steps in sizing.optimizer_steps.items():
-        trials = [name for name in sizing.minutes if name.rpartition("-seed")[0] == folder_name(variant)]
+        trials = [name for name in sizing.minutes if is_trial_of(name, variant)]
         table.add_row(variant, str(len(trials)), f"{steps:,}", duration(60 * sizing.minutes[trials[0]]))
     console.print(table)
     pairs = "all" if sizing.train_pairs is None else f"{sizing.train_pairs:,}"
@@ -269,6 +269,10 @@ def show_search(found: "SearchResult", folder: Path) -> None:
         console.print("No settings had a lower validation loss than the baseline's.")
     for comparison in found.comparisons:
         console.print(Text(_sentence(comparison)))
+    if found.comparisons:
+        console.print(
+            "One training against one: another seed may do better or worse; `vade study` measures by how much."
+        )
     console.print(f"\nThe best configuration: {folder / 'best.json'}   {NOT_ADVICE}", soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from vademecum.config import BudgetConfig, RunConfig, TrainConfig
 from vademecum.errors import ConfigError
+from vademecum.hardware import Device
 from vademecum.planning.choice import Candidate, Settings
 from vademecum.planning.memory import MemoryPrediction
 from vademecum.planning.timing import STARTUP_SECONDS, Rates
@@ -21,7 +22,7 @@ MIN_STEPS = 4
 class Plan(Record):
     """The decisions and predictions of `plan.json`."""
 
-    device: str
+    device: Device
     dtype: str
     dtype_reason: str
     base: str

@@ -1,7 +1,7 @@
 """From a study's trials to `study.json`: trials, effects per factor, the noise floor, and a verdict on each claim."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from vademecum.config import EvaluateConfig
@@ -12,7 +12,9 @@ from vademecum.study.design import Design
 from vademecum.study.effects import (
     BASE_MODEL,
     STUDY_METRICS,
+    VALIDATION_LOSS,
     Effect,
+    Measurements,
     NoiseFloor,
     Results,
     gather,
@@ -56,16 +58,16 @@ class StudyAnalysis(Record):
 def analyse(
     design: Design,
     trials: Sequence[TrialResult],
-    scores: Mapping[str, Sequence[Score]],
-    base: Sequence[Score],
+    measured: Measurements,
     evaluate: EvaluateConfig,
+    same: Sequence[Sequence[str]] = (),
 ) -> StudyAnalysis:
     """All that can be said of a study, finished or not; the order of the input is of no account.
 
-    `scores` maps a trial's name to the scores of its tuned system, `base` are those of the untrained base model, on the
-    same test pairs. Raises RunError when two scores of one pair do not belong together.
+    `same` are variants that come to the same settings at this study's size. Raises RunError when two scores of one pair
+    do not belong together.
     """
-    results = gather([_finite(trial) for trial in trials], scores, base, evaluate.level)
+    results = gather([_finite(trial) for trial in trials], measured, evaluate.level)
     floors = {metric: noise_floor(results, metric) for metric in STUDY_METRICS}
     gains = {metric: measure(results, BASELINE, BASE_MODEL, metric) for metric in METRICS}
     meant = {claim: (design.aliases[claim.variant], design.aliases[claim.against]) for claim in design.study.claims}
@@ -75,9 +77,9 @@ def analyse(
         missing=tuple(_missing(design, results)),
         factors=tuple(_levels(design, results)),
         noise_floor={metric: floor for metric, floor in floors.items() if floor},
-        base=_estimates(list(results.base.values()), evaluate),
+        base=_estimates(sorted(measured.base, key=lambda row: row.id), evaluate),
         gain={metric: gain for metric, gain in gains.items() if gain},
-        claims=Court(design.study, results, evaluate).judge(meant),
+        claims=Court(design.study, results, evaluate, same).judge(meant),
     )
 
 
@@ -93,7 +95,10 @@ def _levels(design: Design, results: Results) -> list[LevelEffects]:
     for factor, level, variant in named:
         found = results.trials.get(variant, ())
         effects = {
-            metric: measure(results, variant, BASELINE, metric) for metric in STUDY_METRICS if variant != BASELINE
+            metric: measure(results, variant, BASELINE, metric)
+            for metric in STUDY_METRICS
+            if variant != BASELINE
+            and (metric != VALIDATION_LOSS or design.loss_tokens[variant] == design.loss_tokens[BASELINE])
         }
         rows.append(
             LevelEffects(
@@ -102,7 +107,7 @@ def _levels(design: Design, results: Results) -> list[LevelEffects]:
                 variant=variant,
                 trials=len(found),
                 completed=sum(trial.status == "completed" for trial in found),
-                diverged=sum(trial.status == "diverged" for trial in found),
+                diverged=sum(trial.diverged for trial in found),
                 effects={metric: effect for metric, effect in effects.items() if effect},
             )
         )

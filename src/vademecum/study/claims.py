@@ -1,6 +1,6 @@
 """From effects to verdicts: each claim of a study is reproduced, contradicted, no real difference or not shown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -14,6 +14,7 @@ from vademecum.study.declaration import Claim, StudyConfig
 from vademecum.study.effects import VALIDATION_LOSS, Effect, NoiseFloor, Results, measure, noise_floor
 from vademecum.study.needed import Needed, find_needed, in_words
 from vademecum.study.records import BASELINE
+from vademecum.study.words import all_of, behind, called, compared, metric_name, pair_name, sentence
 
 StudyVerdict = Literal["reproduced", "contradicted", "no real difference", "not shown"]
 
@@ -42,9 +43,9 @@ class ClaimResult(Record):
     p: float | None = None
     """Two-sided, of no difference."""
     p_holm: float | None = None
-    """Adjusted by Holm's method over all claims of the study, those without numbers counted as p = 1."""
+    """Adjusted by Holm's method over the study's comparisons, those without numbers counted as p = 1."""
     n: int = 0
-    """Test pairs; 0 for the validation loss."""
+    """Test pairs; validation pairs for the validation loss."""
     groups: int = 0
     seeds: int = 0
     """Completed trials of `variant`."""
@@ -74,16 +75,20 @@ class Court:
     config: StudyConfig
     results: Results
     evaluate: EvaluateConfig
+    same: Sequence[Sequence[str]] = ()
+    """Variants that come to the same settings at the study's size: what differs between them is luck."""
 
     def judge(self, names: Mapping[Claim, tuple[str, str]]) -> tuple[ClaimResult, ...]:
         """All claims, in the order in which they were declared; `names` are those of `variant` and `against`."""
         cases = [self._case(claim, *names[claim]) for claim in self.config.claims]
-        adjusted = holm([case.effect.p if case.effect else 1.0 for case in cases])
-        return tuple(self._judge(case, p) for case, p in zip(cases, adjusted, strict=True))
+        compared = [case for case in cases if case.claim.compares]
+        adjusted = holm([case.effect.p if case.effect and case.noise and case.noise.sd else 1.0 for case in compared])
+        by_claim = dict(zip((case.claim for case in compared), adjusted, strict=True))
+        return tuple(self._judge(case, by_claim.get(case.claim, 1.0)) for case in cases)
 
     def _case(self, claim: Claim, variant: str, against: str) -> Case:
         margins, metric = self.config.margins, claim.metric
-        compared = claim.direction != "diverges" and variant != against
+        compared = claim.compares and not self._alike(variant, against)
         return Case(
             claim=claim,
             variant=variant,
@@ -103,7 +108,7 @@ class Court:
             "margin": case.margin,
             "level": self.evaluate.level,
         }
-        if case.claim.direction == "diverges":
+        if not case.claim.compares:
             verdict, reason = self._divergence(case)
         elif case.effect is None or case.noise is None:
             verdict, reason = self._without_scores(case)
@@ -124,10 +129,11 @@ class Court:
         if _within(effect, case.margin):
             return "no real difference", None
         minutes = [trial.minutes for rows in self.results.trials.values() for trial in rows if _completed(trial.status)]
-        return "not shown", find_needed(effect, noise, case.margin, len(self.config.claims), fmean(minutes))
+        comparisons = sum(claim.compares for claim in self.config.claims)
+        return "not shown", find_needed(effect, noise, case.margin, comparisons, fmean(minutes))
 
     def _few_groups(self, effect: Effect) -> bool:
-        return effect.n > 0 and effect.groups < self.evaluate.min_groups
+        return effect.groups < self.evaluate.min_groups
 
     def _sentence(
         self,
@@ -138,13 +144,13 @@ class Court:
         found: Needed | None,
     ) -> str:
         verdict, p_holm = judged
-        behind = _behind(effect, p_holm)
+        numbers_behind = behind(effect, p_holm)
         measured = (
             f"{called(effect.variant)} minus {called(effect.against)} in {metric_name(effect.metric)} is "
-            f"{numbers.difference(effect.difference)} ({behind})"
+            f"{numbers.difference(effect.difference)} ({numbers_behind})"
         )
         if verdict in ("reproduced", "contradicted"):
-            text = f"{_compared(effect)} ({behind})"
+            text = f"{compared(effect)} ({numbers_behind})"
             if _within(effect, case.margin):
                 text += f"; it is smaller than the declared margin of {numbers.score(case.margin)} all the same"
         elif verdict == "no real difference":
@@ -156,24 +162,27 @@ class Court:
         elif found is None:
             text = f"{measured}; the baseline's {noise.seeds} seeds do not differ at all, which measures no noise"
         else:
-            text = f"{measured}; {in_words(found, case.margin)}"
+            text = f"{measured}; {in_words(found, case.margin, pair_name(effect.metric))}"
         return self._with_remarks(text, case)
 
     def _with_remarks(self, text: str, case: Case) -> str:
         """And what is missing: a variant is not judged by its survivors in silence."""
         incomplete = [name for name in (case.variant, case.against) if self._incomplete(name)]
-        return _sentence("; ".join([text, *(self._told(name) for name in incomplete)]))
+        return sentence("; ".join([text, *(self._told(name) for name in incomplete)]))
 
     def _without_scores(self, case: Case) -> tuple[StudyVerdict, str]:
+        if self._alike(case.variant, case.against):
+            return "not shown", (
+                f"At this size {called(case.variant)} and {called(case.against)} come to the same settings: what "
+                "differs between them is luck."
+            )
         upward = case.claim.direction == "higher"
         variant_wins = upward == (case.claim.metric != VALIDATION_LOSS)
         winner, loser = (case.variant, case.against) if variant_wins else (case.against, case.variant)
-        won = self._statuses(winner)
-        if self._all_diverged(loser) and "diverged" not in won and "completed" in won:
-            return "reproduced", (
-                f"There are no scores to compare: {called(loser)} diverged in {_all_of(len(self._statuses(loser)))}, "
-                f"{called(winner)} in none of its {numbers.counted(len(won), 'trial')}."
-            )
+        if self._outlived(loser, winner):
+            return "reproduced", self._told_outlived(loser, winner)
+        if self._outlived(winner, loser):
+            return "contradicted", self._told_outlived(winner, loser)
         incomplete = [name for name in (case.variant, case.against) if self._incomplete(name)]
         reasons = [self._told(name) for name in incomplete]
         if BASELINE not in incomplete and len(self.results.measured(BASELINE, case.claim.metric)) < 2:
@@ -183,25 +192,50 @@ class Court:
             f"Nothing can be compared: {'; '.join(reasons) or 'they have no scores on the same test pairs'}.",
         )
 
+    def _outlived(self, diverged: str, completed: str) -> bool:
+        """Whether one variant left no scores in any of its trials, and the other did in all of its own."""
+        found = self._statuses(diverged)
+        all_diverged = len(found) >= self._declared(diverged) and set(found) == {"diverged"}
+        return all_diverged and not self._incomplete(completed)
+
+    def _told_outlived(self, diverged: str, completed: str) -> str:
+        return (
+            f"There are no scores to compare: {called(diverged)} diverged in "
+            f"{all_of(len(self._statuses(diverged)))}, {called(completed)} in none of its "
+            f"{numbers.counted(len(self._statuses(completed)), 'trial')}."
+        )
+
     def _divergence(self, case: Case) -> tuple[StudyVerdict, str]:
-        found = self._statuses(case.variant)
-        if self._all_diverged(case.variant):
-            return "reproduced", _sentence(f"{called(case.variant)} diverged in {_all_of(len(found))}")
-        told = self._told(case.variant)
-        if len(found) < self._declared(case.variant) or "diverged" in found or "failed" in found:
+        trials = self.results.trials.get(case.variant, ())
+        unfinished = len(trials) < self._declared(case.variant)
+        diverged = [trial for trial in trials if trial.diverged]
+        if trials and not unfinished and len(diverged) == len(trials):
+            how = f"{called(case.variant)} diverged in {all_of(len(trials))}"
+            above = [trial for trial in diverged if trial.status == "completed"]
+            if above:
+                ended = ", ".join(f"{numbers.score(trial.final_loss or 0.0)}" for trial in above)
+                began = ", ".join(f"{numbers.score(trial.losses[0][1])}" for trial in above)
+                how += f": the training loss ended at {ended}, above the first step's {began}"
+            return "reproduced", sentence(how)
+        if unfinished or diverged or any(trial.status == "failed" for trial in trials):
+            told = self._told(case.variant)
+            if higher := sum(trial.diverged and trial.status == "completed" for trial in trials):
+                told += f"; the training loss of {higher} of them ended above that of the first step"
             return "not shown", f"{told[0].upper()}{told[1:]}."
-        trials = numbers.counted(len(found), "trial")
-        return "contradicted", _sentence(f"{called(case.variant)} diverged in none of its {trials}")
+        count = numbers.counted(len(trials), "trial")
+        return "contradicted", sentence(
+            f"{called(case.variant)} diverged in none of its {count}: no number that is not finite, and no training "
+            "loss at the end above that of the first step"
+        )
+
+    def _alike(self, variant: str, against: str) -> bool:
+        return variant == against or any(variant in names and against in names for names in self.same)
 
     def _statuses(self, variant: str) -> list[str]:
         return [trial.status for trial in self.results.trials.get(variant, ())]
 
     def _declared(self, variant: str) -> int:
         return len(self.config.baseline_seeds if variant == BASELINE else self.config.seeds)
-
-    def _all_diverged(self, variant: str) -> bool:
-        found = self._statuses(variant)
-        return len(found) >= self._declared(variant) and set(found) == {"diverged"}
 
     def _incomplete(self, variant: str) -> bool:
         found = self._statuses(variant)
@@ -218,21 +252,6 @@ class Court:
             parts.append(f"{declared - len(found)} not run yet")
         listed = f"{', '.join(parts[:-1])} and {parts[-1]}" if parts[1:] else parts[0]
         return f"of {numbers.counted(max(declared, len(found)), 'trial')} of {called(variant)}: {listed}"
-
-
-def called(variant: str) -> str:
-    """A variant inside a sentence."""
-    return "the baseline" if variant == BASELINE else variant
-
-
-def metric_name(metric: str) -> str:
-    """As the field writes it: ROUGE-L, validation loss."""
-    return "validation loss" if metric == VALIDATION_LOSS else numbers.metric(metric)
-
-
-def seeds_against(seeds: int, against: int) -> str:
-    """Such as `1 seed against 5`."""
-    return f"{numbers.counted(seeds, 'seed')} against {against}"
 
 
 def _numbers(effect: Effect, p_holm: float) -> dict[str, object]:
@@ -252,35 +271,5 @@ def _within(effect: Effect, margin: float) -> bool:
     return -margin < low and high < margin
 
 
-def _compared(effect: Effect) -> str:
-    size = numbers.score(abs(effect.difference))
-    direction = "higher" if effect.difference > 0 else "lower"
-    if effect.metric == VALIDATION_LOSS:
-        return f"{called(effect.variant)} has a validation loss {size} {direction} than {called(effect.against)}"
-    where = metric_name(effect.metric)
-    return f"{called(effect.variant)} scores {size} {direction} than {called(effect.against)} in {where}"
-
-
-def _behind(effect: Effect, p_holm: float) -> str:
-    p = numbers.p_value(p_holm)
-    tested = ""
-    if effect.n:
-        tested = f"{numbers.counted(effect.n, 'test pair')} in {numbers.counted(effect.groups, 'group')}, "
-    return (
-        f"{numbers.level(effect.level)} interval {numbers.difference(effect.low)} to "
-        f"{numbers.difference(effect.high)}, {tested}{seeds_against(effect.seeds, effect.against_seeds)}, "
-        f"p {p if p.startswith('<') else f'= {p}'} after Holm"
-    )
-
-
-def _sentence(text: str) -> str:
-    """With its stop; a variant's name keeps its small letter."""
-    return f"{f'T{text[1:]}' if text.startswith('the baseline') else text}."
-
-
 def _completed(status: str) -> bool:
     return status == "completed"
-
-
-def _all_of(trials: int) -> str:
-    return "its only trial" if trials == 1 else f"all of its {trials} trials"

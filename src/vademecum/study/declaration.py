@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from vademecum.config.loading import PRESETS, apply_override, read_tree
 from vademecum.config.sections import PositiveInt, Section
@@ -57,6 +57,17 @@ class Claim(Section):
     direction: Literal["higher", "lower", "diverges"] = "higher"
     """What is claimed of `variant`: its metric is higher or lower than that of `against`, or its training diverges."""
 
+    @property
+    def compares(self) -> bool:
+        """Whether it is about a difference, which can be tested, and not about a divergence, which is seen."""
+        return self.direction != "diverges"
+
+
+def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("each seed once: the same one again is the same trial")
+    return seeds
+
 
 class Margins(Section):
     """Differences that would be of no account, declared before the study is run."""
@@ -65,6 +76,9 @@ class Margins(Section):
     """For the four ROUGE metrics."""
     validation_loss: Annotated[float, Field(gt=0)] = 0.02
     """In nats per trained token."""
+
+
+Seeds = Annotated[tuple[int, ...], AfterValidator(_each_once)]
 
 
 class StudyConfig(Section):
@@ -78,9 +92,9 @@ class StudyConfig(Section):
     """`one-factor`: each level alone against the baseline. `grid`: every combination of levels."""
     factors: tuple[Factor, ...] = ()
     """What is varied."""
-    baseline_seeds: Annotated[tuple[int, ...], Field(min_length=2)] = (0, 1, 2, 3, 4)
+    baseline_seeds: Annotated[Seeds, Field(min_length=2)] = (0, 1, 2, 3, 4)
     """train.seed of the baseline's trials: how much they differ is the noise floor."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[Seeds, Field(min_length=1)] = (0,)
     """train.seed of every other variant's trials."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """For the whole study. Sizes the train subset, the same for all trials; no trial is cut by the clock."""
@@ -137,9 +151,10 @@ class SearchConfig(Section):
     """Of the sampler."""
 
 
+LOSS_TOKENS = ("train.max_length", "train.overlong", "train.eval_pairs")
+"""Settings of the section train that decide which tokens the validation loss is of."""
 MEANING_OF_LOSS = (
-    "train.max_length", "train.overlong", "train.eval_pairs", "train.max_pairs", "train.max_steps",
-    "train.num_train_epochs", "train.batching", "train.seed",
+    *LOSS_TOKENS, "train.max_pairs", "train.max_steps", "train.num_train_epochs", "train.batching", "train.seed",
 )  # fmt: skip
 """Settings that a search may not vary: the loss would be of other tokens, or of another budget, or luck."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from vademecum.config import RunConfig, load_config
 from vademecum.errors import ConfigError
 from vademecum.files import digest_value
-from vademecum.study.declaration import Factor, StudyConfig
+from vademecum.study.declaration import LOSS_TOKENS, Factor, StudyConfig
 from vademecum.study.records import BASELINE, COMBINED
 
 LONGEST_NAME = 100
@@ -58,6 +58,8 @@ class Design:
     stand under `combined`."""
     aliases: dict[str, str] = field(default_factory=dict)
     """Every name that a claim may use → variant."""
+    loss_tokens: dict[str, str] = field(default_factory=dict)
+    """Variant → what its validation loss is of; losses are compared where that is equal."""
 
     @cached_property
     def baseline(self) -> RunConfig:
@@ -109,8 +111,9 @@ def lay_out_design(study: StudyConfig) -> Design:
             factors.setdefault(levels[0][0], {})[levels[0][1]] = same
         elif same == name:
             factors.setdefault(COMBINED, {})[name] = name
-    _check_claims(study, aliases)
-    return Design(study, tuple(known.values()), factors, aliases)
+    loss_tokens = {name: _loss_tokens(config) for name, config in configs.items()}
+    _check_claims(study, aliases, loss_tokens)
+    return Design(study, tuple(known.values()), factors, aliases, loss_tokens)
 
 
 def _combinations(study: StudyConfig) -> Iterator[tuple[Levels, tuple[str, ...]]]:
@@ -138,6 +141,11 @@ def folder_name(variant: str) -> str:
     """A variant's name as part of a file's; long ones are shortened and told apart by a digest."""
     name = re.sub(r"[^A-Za-z0-9._=,+-]", "-", variant)
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{digest_value(variant)[:8]}"
+
+
+def is_trial_of(name: str, variant: str) -> bool:
+    """Whether a trial of this name is one of the variant's."""
+    return name.rpartition("-seed")[0] == folder_name(variant)
 
 
 def _check_variant(name: str, config: RunConfig, base: RunConfig) -> None:
@@ -179,7 +187,13 @@ def check_answering(config: RunConfig) -> None:
         )
 
 
-def _check_claims(study: StudyConfig, aliases: dict[str, str]) -> None:
+def _loss_tokens(config: RunConfig) -> str:
+    """What decides which tokens the validation loss is of: the tokenizer, the prompt, and how rows are made."""
+    train = (getattr(config.train, name.partition(".")[2]) for name in LOSS_TOKENS)
+    return digest_value([config.model.name, config.model.revision, config.prompt.model_dump(), *train])
+
+
+def _check_claims(study: StudyConfig, aliases: dict[str, str], loss_tokens: dict[str, str]) -> None:
     for claim in study.claims:
         for name in (claim.variant, claim.against):
             if name not in aliases:
@@ -187,10 +201,17 @@ def _check_claims(study: StudyConfig, aliases: dict[str, str]) -> None:
                     f"the claim {claim.name!r} names a variant {name!r} that there is not",
                     hint=f"variants are {', '.join(aliases)}",
                 )
-        if claim.direction != "diverges" and aliases[claim.variant] == aliases[claim.against]:
+        variant, against = aliases[claim.variant], aliases[claim.against]
+        if claim.compares and variant == against:
             raise ConfigError(
-                f"the claim {claim.name!r} compares {aliases[claim.variant]!r} with itself",
+                f"the claim {claim.name!r} compares {variant!r} with itself",
                 hint="name two levels that differ, or set `against`",
+            )
+        if claim.compares and claim.metric == "validation_loss" and loss_tokens[variant] != loss_tokens[against]:
+            raise ConfigError(
+                f"the claim {claim.name!r} compares validation losses of {variant!r} and {against!r}, which are of "
+                "other tokens",
+                hint="claim a ROUGE metric: the answers are scored in words, whatever the rows and the tokenizer",
             )
 
 

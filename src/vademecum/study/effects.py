@@ -1,9 +1,10 @@
 """How far two variants of a study differ, with the luck of training in the interval.
 
-The difference of two variants is taken on the same test pairs: for each pair the mean score over one variant's seeds
-minus that over the other's. Its variance has two parts: that of the choice of test pairs, clustered over groups, and
-that of training again with another seed, s^2 (1/n + 1/m) for n and m seeds, where s is the standard deviation of the
-mean score over the baseline's seeds. The interval is a t interval with (baseline seeds - 1) degrees of freedom.
+The difference of two variants is taken on the same test pairs (of the validation loss: on the same validation pairs):
+for each pair the mean score over one variant's seeds minus that over the other's. Its variance has two parts: that of
+the choice of pairs, clustered over groups, and that of training again with another seed, s^2 (1/n + 1/m) for n and m
+seeds, where s is the standard deviation of the mean score over the baseline's seeds. The interval is a t interval with
+(baseline seeds - 1) degrees of freedom.
 
 It errs to the wide side in two ways. The scatter of the single scores from seed to seed is in both parts. And the
 degrees of freedom are those of s alone, as if the other part were as badly known. It errs to the narrow side where a
@@ -18,7 +19,7 @@ from statistics import fmean, stdev
 from vademecum.evaluation import METRICS, clustered_standard_error
 from vademecum.evaluation.compare import check_alike
 from vademecum.records import Record, Score
-from vademecum.study.records import BASELINE, TrialResult
+from vademecum.study.records import BASELINE, PairLoss, TrialResult
 
 BASE_MODEL = "base"
 """Stands for the untrained base model where a variant is held against it."""
@@ -54,12 +55,12 @@ class Effect(Record):
     p: float
     """Two-sided, of no difference; not adjusted."""
     sampling_error: float
-    """Clustered standard error over test pairs; 0 for the validation loss."""
+    """Clustered standard error over the pairs."""
     seed_error: float
     """s sqrt(1/n + 1/m)."""
     degrees_of_freedom: int
     n: int
-    """Test pairs; 0 for the validation loss."""
+    """Test pairs; validation pairs for the validation loss."""
     groups: int
     seeds: int
     against_seeds: int
@@ -78,45 +79,61 @@ class Effect(Record):
 
 @dataclass(frozen=True)
 class Sample:
-    """One difference per test pair, with the groups that the pairs belong to, and how many seeds stand behind it."""
+    """One difference per pair, with the groups that the pairs belong to, and how many seeds stand behind it."""
 
     differences: Sequence[float]
     groups: Sequence[str]
-    """Empty for the validation loss: there is one difference, and no error of sampling."""
     seeds: int
     against_seeds: int
 
 
 @dataclass(frozen=True)
+class Measurements:
+    """What was measured of each pair."""
+
+    scores: Mapping[str, Sequence[Score]]
+    """Trial → scores of its tuned system on the test pairs."""
+    base: Sequence[Score]
+    """Of the untrained base model on the same pairs; none where it was not asked."""
+    losses: Mapping[str, Sequence[PairLoss]]
+    """Trial → losses on the validation pairs."""
+
+
+@dataclass(frozen=True)
 class Results:
-    """The trials of a study by variant, and the scores of the tuned system by trial and pair."""
+    """The trials of a study by variant, and what was measured of each pair."""
 
     trials: Mapping[str, Sequence[TrialResult]]
-    scores: Mapping[str, Mapping[str, Score]]
-    base: Mapping[str, Score]
-    """Of the untrained base model; empty where they are not there."""
+    values: Mapping[str, Mapping[str, Mapping[str, float]]]
+    """Metric → trial, or BASE_MODEL → pair → score. Of a validation loss the nats of the pair, in units of the mean
+    tokens of a pair: their mean is then the loss per token."""
+    groups: Mapping[str, str]
+    """Pair → group."""
     level: float
 
-    def measured(self, variant: str, metric: str) -> list[TrialResult]:
-        """The trials of a variant that have this metric."""
-        completed = [trial for trial in self.trials.get(variant, ()) if trial.status == "completed"]
-        if metric == VALIDATION_LOSS:
-            return [trial for trial in completed if trial.validation_loss is not None]
-        return [trial for trial in completed if trial.name in self.scores]
+    def measured(self, variant: str, metric: str) -> list[Mapping[str, float]]:
+        """The pairs of each of a variant's completed trials that have this metric."""
+        names = [trial.name for trial in self.trials.get(variant, ()) if trial.status == "completed"]
+        return [self.values[metric][name] for name in names if name in self.values[metric]]
 
 
-def gather(
-    trials: Sequence[TrialResult], scores: Mapping[str, Sequence[Score]], base: Sequence[Score], level: float
-) -> Results:
+def gather(trials: Sequence[TrialResult], measured: Measurements, level: float) -> Results:
     """Sort what the trials left behind; the order of the input is of no account.
 
     Raises RunError when two scores of one pair do not belong together: another group, reference or set of metrics.
     """
     first: dict[str, Score] = {}
-    for rows in (base, *(scores[name] for name in sorted(scores))):
+    for rows in (measured.base, *(measured.scores[name] for name in sorted(measured.scores))):
         for row in rows:
             check_alike(first.setdefault(row.id, row), row)
     variants = sorted({trial.variant for trial in trials})
+    scored = {**measured.scores, **({BASE_MODEL: measured.base} if measured.base else {})}
+    groups = {row.id: row.group for rows in scored.values() for row in rows}
+    groups |= {row.id: row.group for rows in measured.losses.values() for row in rows}
+    values = {
+        metric: {name: {row.id: row.metrics[metric] for row in rows} for name, rows in scored.items()}
+        for metric in METRICS
+    }
     return Results(
         trials={
             name: sorted(
@@ -124,25 +141,24 @@ def gather(
             )
             for name in variants
         },
-        scores={name: {row.id: row for row in scores[name]} for name in sorted(scores)},
-        base={row.id: row for row in base},
+        values={**values, VALIDATION_LOSS: {name: _per_token(rows) for name, rows in measured.losses.items()}},
+        groups=groups,
         level=level,
     )
 
 
+def _per_token(rows: Sequence[PairLoss]) -> dict[str, float]:
+    mean_tokens = fmean(row.tokens for row in rows) if rows else 1.0
+    return {row.id: row.nats / mean_tokens for row in rows}
+
+
 def noise_floor(results: Results, metric: str) -> NoiseFloor | None:
-    """From the baseline's completed trials, on the test pairs that they share; None with fewer than two."""
-    trials = results.measured(BASELINE, metric)
-    if len(trials) < 2:
+    """From the baseline's completed trials, on the pairs that they share; None with fewer than two."""
+    tables = results.measured(BASELINE, metric)
+    shared = _shared(tables) if len(tables) > 1 else []
+    if not shared:
         return None
-    if metric == VALIDATION_LOSS:
-        means = [trial.validation_loss for trial in trials if trial.validation_loss is not None]
-    else:
-        tables = [results.scores[trial.name] for trial in trials]
-        shared = _shared(tables)
-        if not shared:
-            return None
-        means = [fmean(table[name].metrics[metric] for name in shared) for table in tables]
+    means = [fmean(table[name] for name in shared) for table in tables]
     return NoiseFloor(mean=fmean(means), sd=stdev(means), low=min(means), high=max(means), seeds=len(means))
 
 
@@ -162,7 +178,7 @@ def measure(results: Results, variant: str, against: str, metric: str) -> Effect
 def estimate_effect(sample: Sample, noise: NoiseFloor, level: float) -> dict[str, float]:
     """The numbers of an Effect from the differences alone."""
     difference = fmean(sample.differences)
-    sampling = clustered_standard_error(sample.differences, sample.groups) if sample.groups else 0.0
+    sampling = clustered_standard_error(sample.differences, sample.groups)
     seeds = noise.sd * math.sqrt(sum(1 / count for count in (sample.seeds, sample.against_seeds) if count))
     error, freedom = math.hypot(sampling, seeds), noise.seeds - 1
     half = t_quantile((1 + level) / 2, freedom) * error
@@ -175,7 +191,7 @@ def estimate_effect(sample: Sample, noise: NoiseFloor, level: float) -> dict[str
         "sampling_error": sampling,
         "seed_error": seeds,
         "degrees_of_freedom": freedom,
-        "n": len(sample.differences) if sample.groups else 0,
+        "n": len(sample.differences),
         "groups": len(set(sample.groups)),
         "seeds": sample.seeds,
         "against_seeds": sample.against_seeds,
@@ -198,28 +214,19 @@ def _two_sided(difference: float, error: float, degrees_of_freedom: int) -> floa
 
 
 def _sample(results: Results, variant: str, against: str, metric: str) -> Sample | None:
-    ours = results.measured(variant, metric)
-    theirs = [] if against == BASE_MODEL else results.measured(against, metric)
-    if not ours or (not theirs and not (against == BASE_MODEL and results.base and metric != VALIDATION_LOSS)):
-        return None
-    if metric == VALIDATION_LOSS:
-        return Sample([_mean_loss(ours) - _mean_loss(theirs)], (), len(ours), len(theirs))
-    after = [results.scores[trial.name] for trial in ours]
-    before = [results.scores[trial.name] for trial in theirs] or [results.base]
-    shared = _shared([*after, *before])
+    after, untrained = results.measured(variant, metric), results.values[metric].get(BASE_MODEL)
+    if against == BASE_MODEL:
+        before, seeds = [untrained] if untrained else [], 0
+    else:
+        before = results.measured(against, metric)
+        seeds = len(before)
+    shared = _shared([*after, *before]) if after and before else []
     if not shared:
         return None
-    differences = [
-        fmean(table[name].metrics[metric] for table in after) - fmean(table[name].metrics[metric] for table in before)
-        for name in shared
-    ]
-    return Sample(differences, [after[0][name].group for name in shared], len(ours), len(theirs))
+    differences = [fmean(table[name] for table in after) - fmean(table[name] for table in before) for name in shared]
+    return Sample(differences, [results.groups[name] for name in shared], len(after), seeds)
 
 
-def _mean_loss(trials: Sequence[TrialResult]) -> float:
-    return fmean(trial.validation_loss for trial in trials if trial.validation_loss is not None)
-
-
-def _shared(tables: Sequence[Mapping[str, Score]]) -> list[str]:
+def _shared(tables: Sequence[Mapping[str, float]]) -> list[str]:
     """The pairs that stand in every table, in order of id."""
     return sorted(set.intersection(*(set(table) for table in tables)))

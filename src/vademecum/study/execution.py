@@ -20,7 +20,7 @@ from vademecum.study.analysis import StudyAnalysis
 from vademecum.study.declaration import StudyConfig
 from vademecum.study.design import Design, Trial, anchored, lay_out_design
 from vademecum.study.executors import Executor, Task
-from vademecum.study.folder import FIXED, StudyFolder
+from vademecum.study.folder import DECLARATION, FIXED, StudyFolder
 from vademecum.study.sizing import Sizing, size_study
 from vademecum.study.verdict import judge
 from vademecum.training import can_share
@@ -86,7 +86,9 @@ def prepare_study(study: StudyConfig, folder: StudyFolder, setting: Setting) -> 
     """Lay out the design, make the shared run up to its plan, and size the trials, once."""
     design = lay_out_design(study)
     known = folder.files.file("sizing.json").is_file()
-    folder.declare("study-config.json", study, fixed=FIXED if known else ())
+    if known:
+        folder.check_claims(design)
+    folder.declare(DECLARATION, study, fixed=FIXED if known else ())
     road = Road(folder.shared, anchored(design.baseline), setting.observer, setting.offline, setting.stop)
     run_shared(road, until="plan")
     before = folder.files.read_record("sizing.json", Sizing) if known else None
@@ -124,11 +126,13 @@ def _run_trials(folder: StudyFolder, trials: Sequence[Trial], setting: Setting) 
     def finished(task: Task, code: int) -> None:
         nonlocal done
         trial = open_trials[task.name]
-        if not folder.is_finished(trial) and not setting.stop.asked:
-            folder.fail(trial, code)
+        if setting.stop.asked and not folder.is_finished(trial):
+            return
+        folder.end(trial, code)
         if result := folder.result(trial):
             done += 1
-            setting.observer.say(f"{task.name}: {result.status}" + (f": {result.remark}" if result.remark else ""))
+            remark = folder.last_words(trial) if result.status == "failed" else result.remark
+            setting.observer.say(f"{task.name}: {result.status}" + (f": {remark}" if remark else ""))
             setting.observer.progress(done, len(trials), "trials")
 
     if tasks:
@@ -138,18 +142,32 @@ def _run_trials(folder: StudyFolder, trials: Sequence[Trial], setting: Setting) 
 
 def _train_together(folder: StudyFolder, trials: Sequence[Trial], plan: Plan, setting: Setting) -> None:
     """Train those that can share a base; whatever this leaves untrained is trained alone afterwards."""
+    untrained = [trial for trial in trials if "train" not in folder.trial(trial).entries()]
     tasks = []
-    for names in share_groups([trial for trial in trials if "train" not in folder.trial(trial).entries()]):
+    for names in share_groups(untrained):
         others = [part for name in names[1:] for part in ("--with", name)]
         tasks.append(trial_task(folder, names[0], plan, setting, until="train", more=others))
+    if untrained and not tasks:
+        setting.observer.say(f"no trials can be trained together: {why_alone(untrained)}")
+
+    def finished(task: Task, code: int) -> None:
+        if code and not setting.stop.asked:
+            setting.observer.say(f"training together ended with exit code {code}, see {task.log}; now one by one")
+
     if tasks:
         setting.observer.begin("training together")
-        setting.executor.run(tasks, setting.stop, lambda _task, _code: None)
+        setting.executor.run(tasks, setting.stop, finished)
 
 
 def sharing_pays(plan: Plan) -> bool:
     """Where a micro-batch costs less than the launching of its kernels: on an accelerator, with few tokens in it."""
-    return plan.device != "cpu" and plan.micro_batch_tokens < HOST_SLOTS["cuda"]
+    return plan.device != "cpu" and plan.micro_batch_tokens < HOST_SLOTS[plan.device]
+
+
+def why_alone(trials: Sequence[Trial]) -> str:
+    """Why none of these trials shares its base with another."""
+    reasons = (can_share([trial.config.model], [trial.config.lora], [trial.config.train]) for trial in trials)
+    return next(filter(None, reasons), "their base models or the shapes of their adapters differ")
 
 
 def share_groups(trials: Sequence[Trial]) -> list[list[str]]:

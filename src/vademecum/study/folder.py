@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from vademecum.errors import StaleError
-from vademecum.records import Score
+from vademecum.records import Assignment, Score
 from vademecum.runs import Run
 from vademecum.study.declaration import SearchConfig, StudyConfig
-from vademecum.study.design import Trial
-from vademecum.study.records import TrialResult, TrialStatus
+from vademecum.study.design import Design, Trial
+from vademecum.study.records import PairLoss, TrialResult, TrialStatus
 from vademecum.study.sizing import OWN_STAGES
 
 FIXED = ("baseline", "set", "minutes", "reference_steps")
-"""Settings of a study that its trials were sized by. Factors, seeds, margins and claims may be added to later."""
+"""Settings of a study that its trials were sized by. Factors and seeds may be added to later; of margins and claims see
+`StudyFolder.check_claims`."""
+DECLARATION = "study-config.json"
 FAILURE = "failure.json"
 """Of a trial's last try, where that came to no result."""
 TRIAL_STAGES = ("plan", *OWN_STAGES, "score/tuned", "report")
@@ -37,6 +39,7 @@ class StudyFolder:
     def __init__(self, path: Path) -> None:
         self.files = Run.create(path)
         self.path = self.files.path
+        self._log_sizes: dict[str, int] = {}
 
     @property
     def shared(self) -> Run:
@@ -66,6 +69,34 @@ class StudyFolder:
             )
         self.files.write_json(name, settings)
 
+    def check_claims(self, design: Design) -> None:
+        """Refuse to judge by what was not declared before the results: margins and claims stand once a trial has ended.
+
+        Only what is claimed of a variant without a result may still be added.
+
+        Raises:
+            StaleError: they were changed.
+        """
+        there = [trial for trial in design.trials() if (self.path / "trials" / trial.name).is_dir()]
+        ended = {trial.variant for trial in there if self.is_finished(trial)}
+        before = StudyConfig.model_validate(self.files.read_json(DECLARATION))
+        now = design.study
+        late = [
+            claim.name
+            for claim in now.claims
+            if claim not in before.claims
+            and design.aliases[claim.variant] in ended
+            and (design.aliases[claim.against] in ended or not claim.compares)
+        ]
+        gone = [claim.name for claim in before.claims if claim not in now.claims]
+        changed = [*(["the margins"] if before.margins != now.margins else []), *map(repr, [*gone, *late])]
+        if ended and changed:
+            raise StaleError(
+                f"{', '.join(changed)} would be declared otherwise than before the results in {self.path} were seen",
+                hint="take the change back, or choose another directory with --out; claims about variants that have "
+                "not been run may be added",
+            )
+
     def check(self, trial: Trial) -> None:
         """Refuse a trial that was trained with other settings under the same name.
 
@@ -86,14 +117,22 @@ class StudyFolder:
 
     def begin(self, trial: Trial) -> None:
         """Make a trial's directory ready for another try."""
-        run = self.trial(trial)
-        run.write_config(trial.config)
-        run.file(FAILURE).unlink(missing_ok=True)
-        self.log(trial).unlink(missing_ok=True)
+        self.trial(trial).write_config(trial.config)
+        log = self.log(trial)
+        self._log_sizes[trial.name] = log.stat().st_size if log.is_file() else 0
 
-    def fail(self, trial: Trial, exit_code: int) -> None:
-        """A trial's process has ended without a result."""
-        self.trial(trial).write_json(FAILURE, {"exit_code": exit_code, "remark": self._last_words(trial, exit_code)})
+    def end(self, trial: Trial, exit_code: int) -> None:
+        """A trial's process has ended, with a result or without; what an earlier try failed of counts until then."""
+        run = self.trial(trial)
+        if self.is_finished(trial):
+            run.file(FAILURE).unlink(missing_ok=True)
+        else:
+            run.write_json(FAILURE, {"exit_code": exit_code, "remark": self._heard(trial, exit_code)})
+
+    def last_words(self, trial: Trial) -> str:
+        """Why a trial failed. It may name paths and quote the corpus: for whoever runs the study, not for a report."""
+        remark: str = self.trial(trial).read_json(FAILURE)["remark"]
+        return remark
 
     def result(self, trial: Trial) -> TrialResult | None:
         """What a trial came to; None while it has neither a result nor failed.
@@ -130,6 +169,21 @@ class StudyFolder:
         """Of the tuned system of a completed trial."""
         return self.trial(trial).read_rows("scores/tuned.jsonl", Score)
 
+    def pair_losses(self, trial: Trial) -> list[PairLoss]:
+        """Of a completed trial's last validation; none where it had no validation pairs. An answer that was split
+        counts as one."""
+        run = self.trial(trial)
+        groups = {row.id: row.group for row in run.read_rows("splits.jsonl", Assignment)}
+        taken = [row["validation_rows"] for row in run.read_lines("training.jsonl") if "validation_rows" in row]
+        found: dict[str, PairLoss] = {}
+        for row in taken[-1] if taken else []:
+            before = found.get(row["id"])
+            nats, tokens = (before.nats, before.tokens) if before else (0.0, 0)
+            found[row["id"]] = PairLoss(
+                id=row["id"], group=groups[row["id"]], nats=nats + row["nats"], tokens=tokens + row["tokens"]
+            )
+        return list(found.values())
+
     def shared_scores(self, system: str) -> list[Score]:
         """Of a system that all trials share; none where it was not asked for."""
         name = f"scores/{system}.jsonl"
@@ -145,7 +199,7 @@ class StudyFolder:
             variant=trial.variant,
             seed=trial.seed,
             status="failed",
-            remark=self.trial(trial).read_json(FAILURE)["remark"],
+            remark=f"exit code {self.trial(trial).read_json(FAILURE)['exit_code']}; its trial.log says why",
             optimizer_steps=0,
             real_tokens=0,
             final_loss=None,
@@ -157,8 +211,10 @@ class StudyFolder:
             peak_memory_bytes=0,
         )
 
-    def _last_words(self, trial: Trial, exit_code: int) -> str:
+    def _heard(self, trial: Trial, exit_code: int) -> str:
+        """The last error of this try in the trial's log."""
         log = self.log(trial)
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+        said = log.read_bytes()[self._log_sizes.get(trial.name, 0) :] if log.is_file() else b""
+        lines = said.decode("utf-8", errors="replace").splitlines()
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         return errors[-1] if errors else f"it ended without a word, with exit code {exit_code}"

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from vademecum.report import numbers
 from vademecum.report.plain import visible
 from vademecum.study.analysis import StudyAnalysis
-from vademecum.study.claims import ClaimResult, metric_name
+from vademecum.study.claims import ClaimResult
 from vademecum.study.effects import VALIDATION_LOSS
 from vademecum.study.records import BASELINE
+from vademecum.study.words import metric_name
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",

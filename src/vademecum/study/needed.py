@@ -1,10 +1,11 @@
-"""What a claim that was not shown would have needed: seeds, test pairs, or a wider margin.
+"""What a claim that was not shown would have needed: seeds, pairs, or a wider margin.
 
 The numbers follow from the difference that was measured, taken for the true one, and from the errors that were
 measured. They are for 80 % power: 80 such studies in 100 would have come to a verdict.
 """
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vademecum.evaluation.compare import ALPHA
@@ -26,7 +27,7 @@ class Needed(Record):
     """What would have led to a verdict; each on its own, unless `together`."""
 
     goal: Literal["difference", "no real difference"]
-    """The verdict that the measured difference is nearer to: the second where it is smaller than the margin."""
+    """The verdict that takes fewer seeds; the second is possible where the difference is smaller than the margin."""
     seeds: int | None
     """Of both variants and of the baseline, those that there are included; None: seeds alone would not do."""
     more_trials: int | None
@@ -34,9 +35,8 @@ class Needed(Record):
     seed_minutes: float | None
     """For these trials, by the mean minutes of a trial."""
     pairs: int | None
-    """Test pairs, those that there are included, in groups like these; None: test pairs alone would not do."""
-    pair_minutes: float | None
-    """At most, for the trials of both variants: training, which is part of a trial's minutes, is not done again."""
+    """Test (or validation) pairs, those that there are included, in groups like these: in a study of its own, for the
+    pairs of one that has begun stand. None: pairs alone would not do."""
     together: bool
     """It takes both numbers, of seeds and of test pairs."""
     margin: float
@@ -48,42 +48,57 @@ def find_needed(effect: Effect, noise: NoiseFloor, margin: float, claims: int, m
 
     To show a difference it must be (t_a + t_b) standard errors, where t_a is the quantile for 5 % over the number of
     claims (what Holm's method asks of the smallest p, so that it suffices for any) and t_b that for the power. To show
-    that there is none, the rest of the margin must be as many for a one-sided 5 %.
+    that there is none, the rest of the margin must be as many for a one-sided 5 %; there t_b is the quantile for
+    (1 + power) / 2, because both one-sided tests must succeed: exact for a difference of zero, else a little more than
+    it takes.
     """
     size = abs(effect.difference)
-    none = size < margin
-    reach, tail = (margin - size, ALPHA) if none else (size, ALPHA / claims / 2)
-    search = _Search(effect, noise, reach, tail)
-    seeds, pairs = search.seeds(effect.sampling_error, reach), search.pairs()
+    found = [_find(_Search(effect, noise, size, ALPHA / claims / 2, POWER), "difference", minutes)]
+    if size < margin:
+        search = _Search(effect, noise, margin - size, ALPHA, (1 + POWER) / 2)
+        found.append(_find(search, "no real difference", minutes))
+    return min(found, key=_cost)
+
+
+def _cost(needed: Needed) -> tuple[bool, float, float]:
+    """One number alone before both together; seeds, which the study can still be given, before test pairs."""
+    return needed.together, needed.seeds or math.inf, needed.pairs or math.inf
+
+
+def _find(search: "_Search", goal: Literal["difference", "no real difference"], minutes: float) -> Needed:
+    seeds, pairs = search.seeds(search.effect.sampling_error, search.reach), search.pairs()
     together = seeds is None and pairs is None
     if together:
         seeds, pairs = search.both()
     more = None if seeds is None else search.more_trials(seeds)
-    ratio = None if pairs is None else pairs / effect.n
-    low, high = effect.interval(1 - 2 * ALPHA)
+    low, high = search.effect.interval(1 - 2 * ALPHA)
     return Needed(
-        goal="no real difference" if none else "difference",
+        goal=goal,
         seeds=seeds,
         more_trials=more,
         seed_minutes=None if more is None else more * minutes,
         pairs=pairs,
-        pair_minutes=None if ratio is None else (ratio - 1) * minutes * (effect.seeds + effect.against_seeds),
         together=together,
         margin=max(-low, high),
     )
 
 
+@dataclass(frozen=True)
 class _Search:
     """The smallest numbers with which the standard error is small enough."""
 
-    def __init__(self, effect: Effect, noise: NoiseFloor, reach: float, tail: float) -> None:
-        self.effect, self.noise, self.reach, self.tail = effect, noise, reach, tail
+    effect: Effect
+    noise: NoiseFloor
+    reach: float
+    """What the standard error, times `factor`, must stay within."""
+    tail: float
+    power: float
 
     def factor(self, freedom: "NDArray[np.int64]") -> "NDArray[np.float64]":
         """How many standard errors the reach must be."""
         from scipy.stats import t
 
-        quantiles: NDArray[np.float64] = t.ppf(1 - self.tail, freedom) + t.ppf(POWER, freedom)
+        quantiles: NDArray[np.float64] = t.ppf(1 - self.tail, freedom) + t.ppf(self.power, freedom)
         return quantiles
 
     def seeds(self, sampling: float, reach: float) -> int | None:
@@ -100,8 +115,6 @@ class _Search:
         """Where the seeds stay what they are."""
         import numpy as np
 
-        if not self.effect.n:
-            return None
         wanted = self.reach / float(self.factor(np.array([self.noise.seeds - 1]))[0])
         return self._pairs_for(wanted**2 - self.effect.seed_error**2)
 
@@ -110,7 +123,7 @@ class _Search:
         import numpy as np
 
         seeds = self.seeds(0.0, self.reach / math.sqrt(2))
-        if seeds is None or not self.effect.n:
+        if seeds is None:
             return None, None
         freedom = max(seeds, self.noise.seeds) - 1
         pairs = self._pairs_for((self.reach / float(self.factor(np.array([freedom]))[0])) ** 2 / 2)
@@ -131,8 +144,8 @@ class _Search:
         return max(self.effect.n, math.ceil(self.effect.n * self.effect.sampling_error**2 / variance))
 
 
-def in_words(needed: Needed, margin: float) -> str:
-    """One sentence without its stop: `to show a difference of this size would take about …`."""
+def in_words(needed: Needed, margin: float, pair: str) -> str:
+    """One sentence without its stop: `to show a difference of this size would take about …`; `pair` is what one is."""
     aim = {"difference": "a difference of this size", "no real difference": "that there is no real difference"}
     ways = []
     if needed.seeds is not None and needed.more_trials is not None and needed.seed_minutes is not None:
@@ -140,8 +153,8 @@ def in_words(needed: Needed, margin: float) -> str:
             f"{counted(needed.seeds, 'seed')} of each variant and of the baseline "
             f"({counted(needed.more_trials, 'trial')} more, {_minutes(needed.seed_minutes)})"
         )
-    if needed.pairs is not None and needed.pair_minutes is not None:
-        ways.append(f"{counted(needed.pairs, 'test pair')} (at most {_minutes(needed.pair_minutes)} more)")
+    if needed.pairs is not None:
+        ways.append(f"{counted(needed.pairs, pair)} (in a study of its own)")
     if ways:
         found = f"to show {aim[needed.goal]} would take about {(' and ' if needed.together else ', or ').join(ways)}"
     else:

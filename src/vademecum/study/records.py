@@ -13,6 +13,16 @@ TrialStatus = Literal["completed", "diverged", "unchanged", "failed"]
 """`diverged`: a number was not finite. `unchanged`: the adapter has no effect. `failed`: any other error."""
 
 
+class PairLoss(Record):
+    """What a trial's trained model made of one validation pair."""
+
+    id: str
+    group: str
+    nats: float
+    """Cross entropy, summed over the answer's trained tokens."""
+    tokens: int
+
+
 class TrialResult(Record):
     """What one trial came to; a trial that diverged or failed is a result like any other."""
 
@@ -41,3 +51,11 @@ class TrialResult(Record):
     minutes: float
     """Wall time of its own stages."""
     peak_memory_bytes: int
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a number was not finite, or training ended with a higher loss than it began with: that of the first
+        step is the untrained model's, at which Wortsman et al. (https://arxiv.org/abs/2309.14322) cap the loss of a
+        training that went wrong."""
+        ended_above = self.final_loss is not None and bool(self.losses) and self.final_loss > self.losses[0][1]
+        return self.status == "diverged" or (self.status == "completed" and ended_above)

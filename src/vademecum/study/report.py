@@ -11,11 +11,11 @@ from vademecum.report.document import Block, Command, Figure, Page, Points, Pros
 from vademecum.report.figures import Interval, forest_plot
 from vademecum.study import tables
 from vademecum.study.analysis import LevelEffects, StudyAnalysis
-from vademecum.study.claims import called, metric_name
 from vademecum.study.declaration import StudyConfig
 from vademecum.study.effects import VALIDATION_LOSS
 from vademecum.study.figures import Line, Spot, cost_against_quality, find_frontier, loss_curves
 from vademecum.study.records import BASELINE
+from vademecum.study.words import called, metric_name
 
 QUALITY = "rougeL"
 """The metric that is drawn; all of them stand in the tables."""
@@ -268,7 +268,6 @@ def _limits(analysis: StudyAnalysis, material: StudyMaterial) -> tuple[str, ...]
     if unequal := _left_out(analysis):
         found.append(f"{unequal} Only what completed is compared, which favours a variant that fails now and then.")
     found += [
-        "The interval of a validation loss covers the seeds alone, not the choice of validation pairs.",
         "No real difference is judged for each claim by itself, without a correction for their number; a margin that "
         "is chosen after the results are seen proves nothing.",
         "A short training on a subset may order recipes otherwise than a full one.",

@@ -1,7 +1,7 @@
 """The best recipe within a budget on this machine: Optuna proposes settings, each trial is a run up to its training.
 
     searches/NAME/
-      search-config.json   shared/   trials/NAME/   optuna.db
+      search-config.json   shared/   trials/NAME/   optuna.db, and optuna.json: the search's name in it
       search.json          what was tried, and how much better the best one is than the baseline, on test pairs
       best.json            a configuration that `vade run` takes
 
@@ -11,8 +11,10 @@ the search has not seen. Every trial trains on the same number of examples, what
 
 import json
 import math
+import secrets
 import time
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +56,8 @@ class SearchResult(Record):
     """In which it differs."""
     trials: list[Tried]
     comparisons: list[Comparison]
-    """The best one's tuned model against the baseline's, on test pairs; empty where the baseline is the best."""
+    """The best one's tuned model against the baseline's, on test pairs; empty where the baseline is the best. One
+    training against one: the intervals cover the choice of test pairs, not the luck of training."""
 
 
 class PruningStop(Stop):
@@ -80,8 +83,8 @@ class PruningStop(Stop):
         """Why to stop; None means go on."""
         if reason := self._outer.asked:
             return reason
-        for step, loss in _losses(self._run)[self._told :]:
-            self._trial.report(loss, step)
+        for examples, loss in _losses(self._run)[self._told :]:
+            self._trial.report(loss, examples)
             self._told += 1
             self.pruned = self.pruned or self._trial.should_prune()
         return "its validation loss is in the worse half" if self.pruned else None
@@ -242,8 +245,10 @@ class _Search:
 
 
 def _losses(run: Run) -> tuple[tuple[int, float], ...]:
-    """Of a training at work."""
-    return validation_losses(run.read_lines("training.jsonl") if run.file("training.jsonl").is_file() else [])
+    """Of a training at work: examples seen, whatever their number per step, and validation loss."""
+    rows = run.read_lines("training.jsonl") if run.file("training.jsonl").is_file() else []
+    seen = dict(zip((row["step"] for row in rows), accumulate(row["examples"] for row in rows), strict=True))
+    return tuple((seen[step], loss) for step, loss in validation_losses(rows))
 
 
 def training_summary(run: Run) -> dict[str, Any] | None:
@@ -261,7 +266,7 @@ def _open_optuna(config: SearchConfig, folder: StudyFolder) -> "optuna.Study":
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        study_name=folder.path.resolve().name,
+        study_name=_study_name(folder),
         storage=config.storage or f"sqlite:///{folder.path.resolve() / 'optuna.db'}",
         pruner=optuna.pruners.SuccessiveHalvingPruner(reduction_factor=2)
         if config.prune
@@ -275,6 +280,14 @@ def _open_optuna(config: SearchConfig, folder: StudyFolder) -> "optuna.Study":
     # Another seed in each sitting, or it would propose again what it proposed first.
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
     return study
+
+
+def _study_name(folder: StudyFolder) -> str:
+    """In Optuna's storage, which other searches of the same name may share."""
+    if not folder.files.file("optuna.json").is_file():
+        folder.files.write_json("optuna.json", {"study_name": f"{folder.files.name}-{secrets.token_hex(4)}"})
+    name: str = folder.files.read_json("optuna.json")["study_name"]
+    return name
 
 
 def _values(one: Range) -> float:

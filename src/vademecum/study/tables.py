@@ -7,10 +7,11 @@ from vademecum.records import Estimate
 from vademecum.report import numbers
 from vademecum.report.document import Table
 from vademecum.study.analysis import LevelEffects, StudyAnalysis
-from vademecum.study.claims import ClaimResult, metric_name
+from vademecum.study.claims import ClaimResult
 from vademecum.study.effects import STUDY_METRICS, VALIDATION_LOSS, Effect, NoiseFloor
 from vademecum.study.figures import Spot
 from vademecum.study.records import BASELINE, TrialResult
+from vademecum.study.words import metric_name, pair_name
 
 
 def claims_table(claims: Sequence[ClaimResult]) -> Table:
@@ -23,12 +24,12 @@ def claims_table(claims: Sequence[ClaimResult]) -> Table:
             _signed(claim.difference, claim.low, claim.high),
             numbers.NONE if claim.p_holm is None else numbers.p_value(claim.p_holm),
             numbers.NONE if claim.direction == "diverges" else f"±{numbers.score(claim.margin)}",
-            f"{claim.n:,}" if claim.n else numbers.NONE,
+            f"{numbers.counted(claim.n, pair_name(claim.metric))}" if claim.n else numbers.NONE,
             f"{claim.seeds} / {claim.against_seeds}" if claim.seeds else numbers.NONE,
         )
         for claim in claims
     )
-    head = ("claim", "in", "verdict", "difference", "p after Holm", "margin", "test pairs", "seeds")
+    head = ("claim", "in", "verdict", "difference", "p after Holm", "margin", "on", "seeds")
     return Table(
         head,
         rows,

@@ -7,7 +7,9 @@ from vademecum.errors import RunError
 from vademecum.planning import Plan
 from vademecum.report import base_in_words, file_name
 from vademecum.study.analysis import StudyAnalysis, analyse
+from vademecum.study.declaration import StudyConfig
 from vademecum.study.design import Design, Trial
+from vademecum.study.effects import Measurements
 from vademecum.study.folder import StudyFolder
 from vademecum.study.latex import render_study_latex
 from vademecum.study.report import StudyMaterial, render_study_html, render_study_markdown
@@ -22,15 +24,19 @@ def judge(design: Design, trials: Sequence[Trial], sizing: Sizing, folder: Study
     """
     found = {trial.name: result for trial in trials if (result := folder.result(trial))}
     if all(result.status == "failed" for result in found.values()):
-        words = next((result.remark for result in found.values()), "none was begun")
+        words = next((folder.last_words(trial) for trial in trials if trial.name in found), "none was begun")
         raise RunError(f"not one trial came to an end: {words}", hint=f"see the logs in {folder.path / 'trials'}")
     completed = [trial for trial in trials if trial.name in found and found[trial.name].status == "completed"]
     analysis = analyse(
         design,
         list(found.values()),
-        {trial.name: folder.scores(trial) for trial in completed},
-        folder.shared_scores("base"),
+        Measurements(
+            scores={trial.name: folder.scores(trial) for trial in completed},
+            base=folder.shared_scores("base"),
+            losses={trial.name: folder.pair_losses(trial) for trial in completed},
+        ),
         design.baseline.evaluate,
+        _same(trials),
     )
     material = _material(design, trials, sizing, folder)
     folder.files.write_json("study.json", analysis.model_dump(mode="json"))
@@ -56,7 +62,7 @@ def _material(design: Design, trials: Sequence[Trial], sizing: Sizing, folder: S
         )
     return StudyMaterial(
         name=folder.files.name,
-        config=design.study.model_copy(update={"set": tuple(map(_without_path, design.study.set))}),
+        config=_without_paths(design.study),
         base=base_in_words(design.baseline.model.name, plan.base),
         corpus=file_name(design.baseline.corpus.source),
         train_pairs=sizing.train_pairs,
@@ -78,7 +84,22 @@ def _same(trials: Sequence[Trial]) -> list[list[str]]:
     return [found for found in names.values() if len(found) > 1]
 
 
+def _without_paths(study: StudyConfig) -> StudyConfig:
+    """A declaration as a public report may show it: of a path the last part."""
+    factors = []
+    for factor in study.factors:
+        levels = ((level,) if isinstance(level, str) else level for level in factor.levels)
+        shown = tuple(tuple(map(_without_path, level)) for level in levels)
+        factors.append(factor.model_copy(update={"levels": shown}))
+    return study.model_copy(
+        update={
+            "baseline": file_name(study.baseline),
+            "set": tuple(map(_without_path, study.set)),
+            "factors": tuple(factors),
+        }
+    )
+
+
 def _without_path(override: str) -> str:
-    """An override as a public report may show it: of a path the last part."""
     name, _, value = override.partition("=")
-    return f"{name}={file_name(value)}" if name in ("corpus.source", "model.name") else override
+    return f"{name}={file_name(value)}" if name.strip() in ("corpus.source", "model.name") else override

@@ -2,7 +2,7 @@
 loss."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from vademecum.stopping import Stop
 from vademecum.training.adaptations import Adaptation, Schedule
 from vademecum.training.batching import collate, collate_packed
 from vademecum.training.checkpoints import is_whole, sealed
-from vademecum.training.loss import mean_loss, summed_loss, trained_tokens
+from vademecum.training.loss import ExampleLoss, example_losses, per_token, summed_loss, trained_tokens
 from vademecum.training.protocol import TrainingData
 from vademecum.training.ranks import Ranks
 from vademecum.training.watch import Watch
@@ -60,12 +60,13 @@ class StepRows:
         else:
             self._report(row)
 
-    def add_validation(self, loss: float) -> None:
-        """Complete the row that was held back, and report it."""
-        row, self._held = self._held, None
+    def add_validation(self, losses: Sequence[ExampleLoss]) -> float:
+        """Complete the row that was held back, with the losses of all validation rows, and report it; their mean."""
+        loss, (row, self._held) = per_token(losses), (self._held, None)
         if row is not None:
             _refuse_infinite("validation loss", loss, row["step"])
-            self._report({**row, "validation_loss": loss})
+            self._report({**row, "validation_loss": loss, "validation_rows": [one._asdict() for one in losses]})
+        return loss
 
 
 def _refuse_infinite(what: str, value: float, step: int) -> None:
@@ -160,8 +161,8 @@ def _layout_trainer() -> Any:  # noqa: ANN401  untyped base
 
         def evaluate(self, *_: object, **__: object) -> dict[str, float]:
             data = self.data
-            loss = mean_loss(self.model, data.validation, data.pad_id, data.layout.worst_tokens)
-            self.rows.add_validation(loss)
+            losses = example_losses(self.model, data.validation, data.pad_id, data.layout.worst_tokens)
+            loss = self.rows.add_validation(losses)
             self.log({"eval_loss": loss})
             return {"eval_loss": loss}
 

@@ -1,8 +1,9 @@
 """The loss: cross entropy of the trained tokens, from the only positions that need the vocabulary."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vademecum.training.batching import collate
 from vademecum.training.fused import token_cross_entropy
@@ -16,6 +17,16 @@ EVALUATED_TOKENS = 2048
 """About so many are timed."""
 
 
+class ExampleLoss(NamedTuple):
+    """What a model made of one row."""
+
+    id: str
+    """The pair's."""
+    nats: float
+    """Cross entropy, summed over its trained tokens."""
+    tokens: int
+
+
 def trained_tokens(labels: "Tensor") -> int:
     """How many of `labels` (rows, width) are predicted: the first token of a row has nothing that predicts it."""
     return int((labels[:, 1:] != IGNORED).sum())
@@ -23,11 +34,16 @@ def trained_tokens(labels: "Tensor") -> int:
 
 def summed_loss(model: "Module", batch: Mapping[str, "Tensor"]) -> "Tensor":
     """Cross entropy in nats, summed over the trained tokens of `batch`, in float32; a scalar."""
+    return _losses(model, batch)[0].sum()
+
+
+def _losses(model: "Module", batch: Mapping[str, "Tensor"]) -> tuple["Tensor", "Tensor"]:
+    """Cross entropy (n,) of all trained tokens of `batch`, and the row (n,) that each lies in."""
     labels = batch["labels"]
     trained = labels[:, 1:] != IGNORED
     rows, columns = trained.nonzero(as_tuple=True)
     inputs = {name: value for name, value in batch.items() if name != "labels"}
-    return loss_at(model, inputs, rows * labels.shape[1] + columns, labels[:, 1:][trained])
+    return token_losses(model, inputs, rows * labels.shape[1] + columns, labels[:, 1:][trained]), rows
 
 
 def loss_at(model: "Module", inputs: Mapping[str, "Tensor"], positions: "Tensor", targets: "Tensor") -> "Tensor":
@@ -54,33 +70,40 @@ def token_losses(model: "Module", inputs: Mapping[str, "Tensor"], positions: "Te
     return token_cross_entropy()(logits.float(), targets)
 
 
-def mean_loss(model: "Module", examples: Sequence[Example], pad_id: int, most_tokens: int) -> float:
-    """Cross entropy in nats per trained token over all of `examples`, without gradients.
+def example_losses(model: "Module", examples: Sequence[Example], pad_id: int, most_tokens: int) -> list[ExampleLoss]:
+    """Cross entropy of each of `examples`, the longest first, without gradients.
 
-    Rows of like length share a batch of at most `most_tokens` slots (or one row); a sum over tokens does not depend on
-    their order. The model is left in the mode, training or not, that it came in.
+    Rows of like length share a batch of at most `most_tokens` slots (or one row). The model is left in the mode,
+    training or not, that it came in.
     """
     import torch
 
     device = _output_layer(model).weight.device
     was_training = model.training
     model.eval()
-    total, tokens = 0.0, 0
+    found = []
     with torch.no_grad():
-        for rows in _batches(examples, most_tokens):
-            batch = collate(rows, pad_id)
-            tokens += trained_tokens(batch["labels"])
-            total += summed_loss(model, {name: value.to(device) for name, value in batch.items()}).item()
+        for batch in _batches(examples, most_tokens):
+            tensors = collate(batch, pad_id)
+            tokens = (tensors["labels"][:, 1:] != IGNORED).sum(1).tolist()
+            losses, rows = _losses(model, {name: value.to(device) for name, value in tensors.items()})
+            nats = torch.zeros(len(batch), device=device).index_add_(0, rows, losses).tolist()
+            found += [ExampleLoss(one.id, *of) for one, of in zip(batch, zip(nats, tokens, strict=True), strict=True)]
     model.train(was_training)
-    return total / max(1, tokens)
+    return found
+
+
+def per_token(losses: Sequence[ExampleLoss]) -> float:
+    """Nats per trained token over all rows: every token weighs the same."""
+    return math.fsum(one.nats for one in losses) / max(1, sum(one.tokens for one in losses))
 
 
 def evaluation_rate(model: "Module", examples: Sequence[Example], pad_id: int, most_tokens: int) -> float:
-    """Real tokens per second of `mean_loss`, measured on a few of `examples` after a warm-up."""
+    """Real tokens per second of `example_losses`, measured on a few of `examples` after a warm-up."""
     some = list(examples[: max(1, EVALUATED_TOKENS // max(example.length for example in examples))])
-    mean_loss(model, some[:1], pad_id, most_tokens)
+    example_losses(model, some[:1], pad_id, most_tokens)
     began = time.perf_counter()
-    mean_loss(model, some, pad_id, most_tokens)
+    example_losses(model, some, pad_id, most_tokens)
     return sum(example.length for example in some) / (time.perf_counter() - began)
 
 

@@ -81,8 +81,9 @@ class TrainingSink(Protocol):
     def step(self, row: dict[str, Any]) -> None:
         """One optimizer step, in order: `step` (from 1), `loss` (per trained token, before the step),
         `learning_rate`, `grad_norm` (before clipping; none where float16's loss scale was found too high and the
-        step was skipped), `real_tokens`, `slots`, `examples`, and `validation_loss` where it was taken (after the
-        step). The same training on the same machine gives the same rows, however often it was interrupted."""
+        step was skipped), `real_tokens`, `slots`, `examples`, and where they were taken (after the step)
+        `validation_loss` and `validation_rows`, which says `id`, `nats` and `tokens` of each. The same training on the
+        same machine gives the same rows, however often it was interrupted."""
 
     def timing(self, row: dict[str, Any]) -> None:
         """The clock at the end of a step: `step` and `seconds`, as `seconds()` tells them."""

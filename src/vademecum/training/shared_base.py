@@ -25,7 +25,7 @@ from vademecum.training.arguments import CHECKPOINTS_KEPT
 from vademecum.training.batching import collate
 from vademecum.training.checkpoints import is_whole, newest_reached, sealed, step_of
 from vademecum.training.engine import unwrapped_after
-from vademecum.training.loss import mean_loss, token_losses
+from vademecum.training.loss import example_losses, token_losses
 from vademecum.training.protocol import TrainingSummary
 from vademecum.training.shared_layers import Rows, SharedAdapters
 from vademecum.training.shared_member import Course, Member
@@ -223,7 +223,7 @@ def _finish_steps(adapters: SharedAdapters, courses: Sequence[Course]) -> None:
             data = course.member.data
             adapters.rows = Rows(torch.tensor([course.number], device=data.device))
             with _computing(data.dtype, data.device):
-                found = mean_loss(adapters.model, data.validation, data.pad_id, data.layout.worst_tokens)
+                found = example_losses(adapters.model, data.validation, data.pad_id, data.layout.worst_tokens)
             course.validated(found)
 
 

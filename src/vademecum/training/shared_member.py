@@ -1,5 +1,6 @@
 """One of several trainings on a shared base: what it is given, and where it stands."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from vademecum.errors import DivergedError
 from vademecum.files import digest_value
 from vademecum.training.arguments import training_arguments
 from vademecum.training.engine import StepRows
+from vademecum.training.loss import ExampleLoss
 from vademecum.training.protocol import TrainingData, TrainingSink, TrainingStatus, TrainingSummary
 from vademecum.training.shared_layers import SharedAdapters
 from vademecum.training.supervision import IGNORED
@@ -123,10 +125,10 @@ class Course:
         data = self.member.data
         return bool(data.validation) and (self.step % data.eval_steps == 0 or self.step == self._layout.steps)
 
-    def validated(self, loss: float) -> None:
-        """Report the step that was finished last, with its validation loss."""
+    def validated(self, losses: Sequence[ExampleLoss]) -> None:
+        """Report the step that was finished last, with the losses of its validation rows."""
         try:
-            self._rows.add_validation(loss)
+            self._rows.add_validation(losses)
         except DivergedError as error:
             self._end(error)
 

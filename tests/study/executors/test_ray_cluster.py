@@ -26,7 +26,7 @@ from tests.study.executors.programs import (
 
 from vademecum.errors import RunError, StoppedError
 from vademecum.stopping import Stop
-from vademecum.study.executors.ray_cluster import RayExecutor, demand
+from vademecum.study.executors.ray_cluster import RayExecutor, demand, within
 
 SMALL, LARGE = {"CPU": 2.0, "memory": 1000.0}, {"CPU": 8.0, "memory": 500.0, "GPU": 2.0}
 SECOND_TIME = f"""
@@ -54,6 +54,11 @@ def test_no_task_demands_more_than_the_largest_node_has(
     tmp_path: Path, wanted: dict[str, Any], needs: dict[str, float]
 ) -> None:
     assert demand(python(tmp_path, "one", "", **wanted), [SMALL, LARGE]) == needs
+
+
+def test_a_task_has_no_more_threads_than_cores_where_it_runs(tmp_path: Path) -> None:
+    task = python(tmp_path, "one", "", threads=64)
+    assert within(task, demand(task, [SMALL, LARGE])).threads == 8
 
 
 def test_more_gpus_than_any_node_has_are_refused(tmp_path: Path) -> None:

@@ -66,8 +66,11 @@ class RayExecutor:
         with self._connected() as ray:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             remote = ray.remote(max_retries=RETRIES)(attend)
-            ready = [(task, remote.options(name=task.name, **demand(task, nodes))) for task in tasks]
-            at_work = {one.remote(task, Path.cwd()): task for task, one in ready}
+            demands = [(task, demand(task, nodes)) for task in tasks]
+            at_work = {
+                remote.options(name=task.name, **needs).remote(within(task, needs), Path.cwd()): task
+                for task, needs in demands
+            }
             cancelled = False
             while at_work:
                 if stop.asked and not cancelled:
@@ -147,6 +150,11 @@ def demand(task: Task, nodes: Sequence[dict[str, float]]) -> dict[str, float]:
     most = max(node.get("memory", 0) for node in able if node.get("CPU", 0) >= cores)
     memory = 0 if gpus else min(task.memory_bytes, int(most))
     return {"num_cpus": cores, "num_gpus": gpus, "memory": memory}
+
+
+def within(task: Task, needs: dict[str, float]) -> Task:
+    """The task with as many threads as it is given cores: the study's own machine may have more than a node."""
+    return replace(task, threads=max(1, int(needs["num_cpus"])))
 
 
 def attend(task: Task, folder: Path) -> int:
