@@ -6,10 +6,15 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
+from vademecum import cgroups
 from vademecum import hardware as module
+from vademecum.errors import RunError
 from vademecum.hardware import Hardware, PeakMemory, can_compact_memory, choose_dtype, probe_hardware
 
 GIB = 2**30
@@ -27,8 +32,31 @@ def machine(**facts: object) -> Hardware:
 @pytest.fixture
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that stands for the root of the file system: /proc and /sys are looked for in it."""
-    monkeypatch.setattr(module, "Path", lambda *parts: tmp_path.joinpath(*(str(part).lstrip("/") for part in parts)))
+    for reader in (module, cgroups):
+        monkeypatch.setattr(
+            reader, "Path", lambda *parts: tmp_path.joinpath(*(str(part).lstrip("/") for part in parts))
+        )
     return tmp_path
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A CUDA device of 16 GB that was looked at; what torch says of it and is told for it."""
+    told: dict[str, Any] = {"held": 0, "share": None}
+    properties = SimpleNamespace(name="NVIDIA T4", total_memory=16 * 10**9, major=7, minor=5)
+    for name, answer in {
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "current_device": lambda: 0,
+        "get_device_properties": lambda _: properties,
+        "mem_get_info": lambda: (12 * 10**9, 16 * 10**9),
+        "max_memory_reserved": lambda: told["held"],
+        "reset_peak_memory_stats": lambda: None,
+        "empty_cache": lambda: None,
+        "set_per_process_memory_fraction": lambda share: told.update(share=share),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    return told
 
 
 def write(root: Path, name: str, text: str) -> None:
@@ -82,6 +110,20 @@ def test_the_device_that_was_configured_decides() -> None:
     assert choose_dtype(both)[0] == "bfloat16"
     assert choose_dtype(both, "cpu")[0] == "float32"
     assert choose_dtype(machine(), "mps")[0] == "float32"
+    fast = machine(device="cuda", compute_capability=(8, 6), matmul_flops={"float32": 1e13, "bfloat16": 1e14})
+    assert choose_dtype(fast, "cpu") == ("float32", "bfloat16 has not been measured on this machine")
+
+
+def test_rates_are_those_of_the_device_that_is_computed_on(
+    gpu: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {"cpu": 1e11, "cuda": 1e13}
+    monkeypatch.setattr(module, "_matmul_flops", lambda dtype, device: rates[device])
+    for wanted, device, least_bytes in (("auto", "cuda", 16 * 10**9), ("cpu", "cpu", 0), ("cuda", "cuda", 16 * 10**9)):
+        found = probe_hardware(wanted=wanted, rates_cache=tmp_path)  # type: ignore[arg-type]
+        assert (found.device, found.matmul_flops["float32"]) == (device, rates[device])
+        assert found.device_memory_bytes >= least_bytes
+        assert (found.compute_capability is None) == (device == "cpu")
 
 
 def test_the_peak_of_a_block_is_that_of_the_blocks_within() -> None:
@@ -93,6 +135,32 @@ def test_the_peak_of_a_block_is_that_of_the_blocks_within() -> None:
             pass
     assert outer.peak_bytes >= inner.peak_bytes >= 200_000_000
     assert inner.peak_bytes >= later.peak_bytes > 0
+
+
+def test_a_gpu_that_was_only_looked_at_has_no_peak(gpu: dict[str, Any]) -> None:
+    with PeakMemory() as looked:
+        pass
+    with PeakMemory() as outer, PeakMemory() as inner:
+        gpu["held"] = 2_000_000
+    assert looked.peak_bytes > 10_000_000  # a process with torch holds more than that
+    assert inner.peak_bytes == outer.peak_bytes == 2_000_000
+
+
+@pytest.mark.parametrize(("limit_bytes", "share"), [(4 * 10**9, 0.25), (None, 1.0), (40 * 10**9, 1.0), (-(10**9), 0.0)])
+def test_a_gpu_s_memory_is_kept_to_a_limit(gpu: dict[str, Any], limit_bytes: int | None, share: float) -> None:
+    module.limit_cuda_memory(limit_bytes)
+    assert gpu["share"] == share
+
+
+def test_out_of_memory_is_told_in_words_and_nothing_else_is() -> None:
+    with (
+        pytest.raises(RunError, match="answering needs more memory than the GPU has") as caught,
+        module.out_of_memory_told("answering", "lower generate.batch_size"),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    assert caught.value.hint == "lower generate.batch_size"
+    with pytest.raises(RuntimeError, match="shapes"), module.out_of_memory_told("answering", ""):
+        raise RuntimeError("shapes cannot be multiplied")
 
 
 def test_labels_are_short_and_without_spaces() -> None:
@@ -113,6 +181,22 @@ def test_cores_are_those_of_the_affinity_and_the_quota(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     write(system, "sys/fs/cgroup/cpu.max", quota)
     assert module.usable_cores() == cores
+
+
+@pytest.mark.parametrize(("threads", "kept"), [(6, 2), (2, 2), (1, 1)])
+def test_threads_are_no_more_than_the_quota_is_worth(
+    system: Path, monkeypatch: pytest.MonkeyPatch, threads: int, kept: int
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    write(system, "sys/fs/cgroup/cpu.max", "200000 100000")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)  # by default the machine's, or OMP_NUM_THREADS
+        module.limit_threads()
+        assert torch.get_num_threads() == kept
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_cores_without_a_container(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:

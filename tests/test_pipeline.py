@@ -207,13 +207,12 @@ def test_a_sitting_that_was_asked_to_stop_in_every_stage_ends_the_same(
 
 
 def test_copying_alone_loads_no_weights(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vademecum.stages import answer, material
+    from vademecum.stages import material
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("weights were loaded")
 
     monkeypatch.setattr(material, "load_base", refuse)
-    monkeypatch.setattr(answer, "load_base", refuse)
     go(tmp_path / "run", tiny_config(tiny_checkpoint, 'generate.systems=["copy"]'))
     report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     assert set(report["systems"]) == {"copy"}

@@ -9,12 +9,14 @@ import resource
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Literal
 
-from vademecum.errors import ConfigError
+from vademecum.cgroups import cpu_quota, memory_bytes
+from vademecum.errors import ConfigError, RunError
 from vademecum.files import digest_value, write_json
 from vademecum.records import Record
 
@@ -59,7 +61,8 @@ class Hardware(Record):
     compute_capability: tuple[int, int] | None
     """CUDA's; bfloat16 is in hardware from (8, 0) on, emulated below."""
     matmul_flops: dict[str, float]
-    """Measured floating-point operations per second of a large matrix product, per dtype; empty if not measured."""
+    """Measured floating-point operations per second of a large matrix product on `device`, per dtype; empty if not
+    measured."""
 
     @property
     def label(self) -> str:
@@ -70,18 +73,21 @@ class Hardware(Record):
         return f"{self.device}-{self.cores}core-{kind}"
 
 
-def probe_hardware(*, rates_cache: Path | None = None) -> Hardware:
-    """Look at this machine; with the folder `rates_cache`, also time matrix products, and keep the best rates there."""
+def probe_hardware(*, wanted: Device | Literal["auto"] = "auto", rates_cache: Path | None = None) -> Hardware:
+    """Look at this machine and the device to compute on: the `wanted` one, or the fastest kind that is there.
+
+    With the folder `rates_cache`, also time matrix products on that device, and keep the best rates there.
+    """
     import torch
 
     total, free = machine_memory_bytes()
     device: Device = "cpu"
     name, device_memory, capability = _cpu_name(), total, None
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
+    if wanted in ("auto", "cuda") and torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         device, name, device_memory = "cuda", str(properties.name), int(properties.total_memory)
         capability = (int(properties.major), int(properties.minor))
-    elif torch.backends.mps.is_available():
+    elif wanted in ("auto", "mps") and torch.backends.mps.is_available():
         device, name = "mps", "Apple GPU"
     found = Hardware(
         cpu=_cpu_name(),
@@ -102,23 +108,23 @@ def machine_memory_bytes() -> tuple[int, int]:
     """All memory of this machine, or the container's limit; and what of it is free."""
     import psutil
 
-    limit = _cgroup_number("memory.max", "memory/memory.limit_in_bytes")
-    used = _cgroup_number("memory.current", "memory/memory.usage_in_bytes") or 0
-    memory = psutil.virtual_memory()
-    total, free = int(memory.total), int(memory.available)
-    if limit is not None and limit < total:
-        return limit, min(free, max(limit - used, 0))
-    return total, free
+    memory, (limit, left) = psutil.virtual_memory(), memory_bytes()
+    return min(int(memory.total), limit), min(int(memory.available), left)
 
 
 def usable_cores() -> int:
     """Cores that this process may use: affinity and container quota counted."""
     cores = len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(int(quota) / int(period))))
+    return max(1, int(min(cores, cpu_quota())))
+
+
+def limit_threads() -> None:
+    """Compute in no more threads than there are usable cores: torch does not see a container's quota, and beyond it
+    threads wait for one another. Fewer, by OMP_NUM_THREADS, stay fewer."""
+    import torch
+
+    if torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
 
 
 def gpu_free_bytes() -> dict[str, int]:
@@ -165,7 +171,10 @@ def check_device(device: str) -> None:
 
 
 def choose_dtype(hardware: Hardware, device: Device | None = None) -> tuple[str, str]:
-    """The number format that this machine computes fastest without emulation, and the reason in words."""
+    """The number format that this machine computes fastest without emulation, and the reason in words.
+
+    On another `device` than the one that `hardware` was measured on, nothing is known of a CPU's rates.
+    """
     device = device or hardware.device
     if device == "cuda":
         capability = hardware.compute_capability or (0, 0)
@@ -175,7 +184,8 @@ def choose_dtype(hardware: Hardware, device: Device | None = None) -> tuple[str,
         return "float16", f"compute capability {shown} has no bfloat16 in hardware"
     if device == "mps":
         return "float32", "bfloat16 on Apple GPUs is not measured yet"
-    plain, brain = (hardware.matmul_flops.get(dtype) for dtype in ("float32", "bfloat16"))
+    rates = hardware.matmul_flops if device == hardware.device else {}
+    plain, brain = (rates.get(dtype) for dtype in ("float32", "bfloat16"))
     if plain is None or brain is None:
         return "float32", "bfloat16 has not been measured on this machine"
     ratio = brain / plain
@@ -184,7 +194,8 @@ def choose_dtype(hardware: Hardware, device: Device | None = None) -> tuple[str,
 
 
 class PeakMemory:
-    """The most memory held at one time in the `with` block: the process's, or the CUDA device's if that is in use.
+    """The most memory held at one time in the `with` block: on the CUDA device if torch holds any there, else by the
+    process.
 
     One block may lie within another; the outer one's peak is that of both.
     """
@@ -192,7 +203,12 @@ class PeakMemory:
     _open: ClassVar[list["PeakMemory"]] = []
 
     def __init__(self) -> None:
-        self.peak_bytes = 0
+        self._process_bytes = self._cuda_bytes = 0
+
+    @property
+    def peak_bytes(self) -> int:
+        """Known when the block has ended."""
+        return self._cuda_bytes or self._process_bytes
 
     def __enter__(self) -> "PeakMemory":
         self._keep()
@@ -213,16 +229,8 @@ class PeakMemory:
 
     def _keep(self) -> None:
         for block in self._open:
-            block.peak_bytes = max(block.peak_bytes, peak_memory_bytes())
-
-
-def peak_memory_bytes() -> int:
-    """Peak of the CUDA device if that is in use, else of the process, since the last `PeakMemory` began."""
-    if _cuda_in_use():
-        import torch
-
-        return int(torch.cuda.max_memory_reserved())
-    return process_peak_bytes()
+            block._process_bytes = max(block._process_bytes, process_peak_bytes())
+            block._cuda_bytes = max(block._cuda_bytes, _cuda_peak_bytes())
 
 
 def process_peak_bytes() -> int:
@@ -264,17 +272,54 @@ def release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def limit_cuda_memory(limit_bytes: int | None) -> None:
+    """Let torch hold no more than so many bytes on its CUDA device, and run out of memory beyond; None: all of them."""
+    import torch
+
+    _, total = torch.cuda.mem_get_info()
+    share = 1.0 if limit_bytes is None else max(0.0, min(1.0, limit_bytes / total))
+    torch.cuda.set_per_process_memory_fraction(share)
+
+
+@contextmanager
+def out_of_memory_told(work: str, hint: str) -> Iterator[None]:
+    """Say in words that `work` in the `with` block found no more memory on a GPU, and what to do about it.
+
+    Raises:
+        RunError: it did.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        import torch  # not before: what needs no torch must not load it for this
+
+        if not isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise RunError(f"{work} needs more memory than the GPU has free", hint=hint) from error
+
+
 def _cuda_in_use() -> bool:
     """Whether torch is loaded and has touched a CUDA device; a stage without torch must not load it for this."""
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch.cuda.is_initialized())
 
 
+def _cuda_peak_bytes() -> int:
+    """The most that torch held on its CUDA device; 0 where it holds nothing there, though it may have looked at it."""
+    if not _cuda_in_use():
+        return 0
+    import torch
+
+    return int(torch.cuda.max_memory_reserved())
+
+
 def _rates(hardware: Hardware, cache: Path) -> dict[str, float]:
     import torch
 
+    limit_threads()
     key = digest_value(
         [
+            hardware.device,
             hardware.cpu,
             hardware.cores,
             hardware.instruction_sets,
@@ -292,6 +337,7 @@ def _rates(hardware: Hardware, cache: Path) -> dict[str, float]:
         return rates
     dtypes = ["float32", "bfloat16"] + (["float16"] if hardware.device == "cuda" else [])
     rates = {dtype: max(rates.get(dtype, 0.0), _matmul_flops(dtype, hardware.device)) for dtype in dtypes}
+    release_memory()  # a GPU's allocator would keep what the products took, and it would not count as free
     write_json(file, {"occasions": occasions + 1, "rates": rates})
     return rates
 
@@ -312,16 +358,6 @@ def _matmul_flops(dtype: str, device: Device, seconds: float = 0.4) -> float:
         elapsed = time.perf_counter() - started
         best, spent = min(best, elapsed), spent + elapsed
     return 2 * rows * side * side / best
-
-
-def _cgroup_number(version_2: str, version_1: str) -> int | None:
-    for name in (version_2, version_1):
-        try:
-            text = Path("/sys/fs/cgroup", name).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        return int(text) if text.isdigit() else None
-    return None
 
 
 def _cpu_name() -> str:

@@ -1,13 +1,17 @@
 """Of what fits, the fastest is chosen; what the user has set stays; where nothing fits, the error says so."""
 
+import json
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vademecum.config import ModelConfig, TrainConfig
 from vademecum.errors import ConfigError
-from vademecum.planning import Candidate, Settings, choose_settings, possible_settings, weigh
+from vademecum.planning import Candidate, Settings, choose_settings, possible_settings, settings_cost, weigh
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "plan_accuracy-cpu-2core-avx2.json"
 
 
 def settings(can_be_compact: bool = True, quantization: str = "none", **train: Any) -> list[Settings]:
@@ -75,3 +79,41 @@ def test_where_nothing_fits_the_error_says_what_takes_least_and_what_would_fit()
     with pytest.raises(ConfigError, match=r"does not fit into 1\.00 GB.* 1\.25 GB") as caught:
         choose_settings(candidates(1), 10**9, lambda: "take a smaller base model")
     assert caught.value.hint == "take a smaller base model"
+
+
+def seconds_per_token(case: str) -> float:
+    """Measured, of a case with two micro-batches per step but for TinyLlama's one."""
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))["settings"]["all"]
+    (row,) = [row for row in found["cases"] if row["case"] == case]
+    model, shape = case.split()[:2]
+    per_step = prod(map(int, shape.split("x"))) * (1 if model == "tinyllama" else 2)
+    return float(row["measured_seconds"] / found["timed_steps"] / per_step)
+
+
+@pytest.mark.parametrize(
+    ("case", "plain"),
+    [
+        ("width-256 8x512 float32 checkpointing", "width-256 8x512 float32"),
+        ("width-256 32x512 float32 checkpointing", "width-256 32x512 float32"),
+        ("smollm2-135m 2x512 float32 checkpointing", "smollm2-135m 2x512 float32"),
+        ("tinyllama 1x512 float32 checkpointing", "tinyllama 1x512 float32"),
+        ("width-256 4x256 float32 int8", "width-256 8x256 float32"),
+        ("width-256 4x256 float32 nf4", "width-256 8x256 float32"),
+        ("smollm2-135m 2x256 float32 nf4", "smollm2-135m 2x256 float32"),
+        ("width-256 8x256 float32 checkpointing nf4", "width-256 8x256 float32"),
+    ],
+)
+def test_what_settings_cost_is_near_what_was_measured(case: str, plain: str) -> None:
+    words = case.split()
+    quantization = next((word for word in words if word in ("int8", "nf4")), "none")
+    planned = settings_cost(
+        Settings(
+            quantization=quantization,  # type: ignore[arg-type]
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=1,
+            gradient_checkpointing="checkpointing" in words,
+            compact=True,
+        ),
+        "cpu",
+    )
+    assert 2 / 3 < planned / (seconds_per_token(case) / seconds_per_token(plain)) < 3 / 2

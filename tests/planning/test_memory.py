@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from vademecum.config import LoraConfig, load_config
+from vademecum.config import BudgetConfig, LoraConfig, load_config
 from vademecum.errors import SourceError
-from vademecum.planning import AnsweringShape, MemoryPrediction, TrainingShape, predict_memory
+from vademecum.planning import AnsweringShape, MemoryPrediction, TrainingShape, memory_limit_bytes, predict_memory
+from vademecum.planning import memory as module
 from vademecum.planning.choice import fits
+from vademecum.planning.memory import CUDA_CONTEXT_BYTES
 
 SHAPE = TrainingShape(
     rows=4, width=128, trained_tokens=300, gradient_checkpointing=False, quantization="none", compact=True
@@ -104,6 +106,32 @@ def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="cannot be read") as caught:
         predict(tmp_path)
     assert str(tmp_path) in caught.value.message
+
+
+GB = 10**9
+
+
+def test_a_process_may_take_what_is_free_and_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "machine_memory_bytes", lambda: (16 * GB, 3 * GB))
+    monkeypatch.setattr(module, "process_memory_bytes", lambda: GB)
+    assert memory_limit_bytes(BudgetConfig(), "cpu") == round(0.9 * 4 * GB)
+    assert memory_limit_bytes(BudgetConfig(), "cpu", 2) == round(0.9 * 2 * GB)
+    assert memory_limit_bytes(BudgetConfig(memory_gb=2.5), "cpu") == 2_500_000_000
+    assert memory_limit_bytes(BudgetConfig(memory_gb=2.5), "cpu", 2) == 1_250_000_000
+
+
+def test_on_a_gpu_its_own_memory_counts_and_each_process_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10 * GB, 24 * GB))  # of the card that is computed on
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: GB)
+    monkeypatch.setattr("vademecum.hardware.gpu_free_bytes", lambda: {"this": 10 * GB, "another": GB})
+    for processes in (1, 4):
+        found = memory_limit_bytes(BudgetConfig(), "cuda", processes)
+        assert found == round(0.9 * (11 * GB + CUDA_CONTEXT_BYTES))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (24 * GB - 10**8, 24 * GB))
+    assert memory_limit_bytes(BudgetConfig(), "cuda") == round(0.9 * 24 * GB)  # the context was smaller than estimated
+    assert memory_limit_bytes(BudgetConfig(memory_gb=8), "cuda", 4) == 8 * GB
 
 
 LARGE = {

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vademecum.config import BudgetConfig, TrainConfig
+from vademecum.config import BudgetConfig, TrainConfig, load_config
 from vademecum.errors import ConfigError
-from vademecum.planning import AnswerRates, Rates, Workload, check_memory, choose_steps
+from vademecum.planning import AnswerRates, Rates, Settings, Workload, apply_choice, check_memory, choose_steps
 from vademecum.planning.plan import MIN_STEPS, RESERVE_SHARE
 from vademecum.planning.timing import STARTUP_SECONDS
 
@@ -117,6 +117,19 @@ def test_more_memory_than_the_budget_is_refused_with_what_would_take_less() -> N
     with pytest.raises(ConfigError, match=r"4\.10 GB, more than the limit of 4\.00 GB") as caught:
         check_memory(probed, 4_000_000_000)
     assert "per_device_train_batch_size" in caught.value.hint
+
+
+def test_the_plan_fills_in_what_was_left_open_and_nothing_else() -> None:
+    chosen = Settings(
+        quantization="nf4", per_device_train_batch_size=2, gradient_accumulation_steps=4, gradient_checkpointing=True,
+        compact=True,
+    )  # fmt: skip
+    open_config = load_config("demo", ["model.quantization=auto", "generate.batch_size=none"])
+    applied = apply_choice(open_config, chosen, answer_rows=16)
+    assert (applied.model.quantization, applied.generate.batch_size) == ("nf4", 16)
+    assert applied.train.batch_shape == (2, 4)
+    fewer = load_config("demo", ["generate.batch_size=4"])  # set after answering had run out of memory
+    assert apply_choice(fewer, chosen, answer_rows=16).generate.batch_size == 4
 
 
 def test_configured_warmup_shrinks_with_the_steps_that_the_budget_cuts() -> None:

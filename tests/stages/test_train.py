@@ -13,7 +13,7 @@ from vademecum.hardware import Device
 from vademecum.planning import AnswerRates, MemoryPrediction, Plan, Rates, Settings
 from vademecum.runs import Run
 from vademecum.stages import Road, render_again, run_road
-from vademecum.stages.train import RunSink, _memory_limit, _time_limit
+from vademecum.stages.train import RunSink, _cuda_limit, _memory_limit, _time_limit
 from vademecum.training import Adaptation
 
 
@@ -122,6 +122,12 @@ def test_memory_is_watched_on_a_cpu() -> None:
     assert _memory_limit(BudgetConfig(memory_gb=2.5), plan()) == 2_500_000_000
     assert _memory_limit(BudgetConfig(), plan()) is None
     assert _memory_limit(BudgetConfig(memory_gb=2.5), plan("cuda")) is None
+
+
+def test_a_gpu_is_kept_to_the_budget_less_its_context() -> None:
+    beside = plan("cuda").model_copy(update={"process_bytes": 600_000_000})
+    assert _cuda_limit(BudgetConfig(memory_gb=2.5), beside) == 1_900_000_000
+    assert _cuda_limit(BudgetConfig(), beside) is None
 
 
 def test_changes_of_course_and_the_clock_survive_the_sitting(tmp_path: Path) -> None:

@@ -176,6 +176,18 @@ def test_probing_leaves_the_model_as_it_was(build: Build) -> None:
     assert all(weight.grad is None for weight in model.parameters())
 
 
+def test_the_largest_micro_batch_is_probed_again_beside_the_optimizer_s_state(build: Build) -> None:
+    model, knobs = build(), config()
+    given = data(knobs)
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda _, __, inputs: seen.append(inputs["input_ids"].numel()), with_kwargs=True)
+    probe_steps(model, given, knobs, steps=3, seed=0)
+    steps = [seen[first : first + 2] for first in range(0, len(seen), 2)]
+    assert len(steps) == 2 + 3
+    assert steps[0] == steps[1]
+    assert max(steps[1]) == given.layout.worst_tokens
+
+
 def test_nothing_is_sent_and_nothing_is_printed(
     build: Build, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

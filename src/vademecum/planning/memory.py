@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vademecum.config import BudgetConfig, LoraConfig
 from vademecum.generation.decoding import Batch
-from vademecum.hardware import Device, Hardware, gpu_free_bytes, process_memory_bytes
+from vademecum.hardware import Device, machine_memory_bytes, process_memory_bytes
 from vademecum.planning.tracing import Allocations, faked, read_model_config, shapeless
 from vademecum.records import Record
 from vademecum.training.fused import fuse_adapters
@@ -50,7 +50,7 @@ ADAPTER_BYTES_PER_WEIGHT = 4 + 4 + OPTIMIZER_BYTES_PER_WEIGHT
 """The weight and its gradient in float32, and the optimizer's state."""
 
 FREE_SHARE = 0.9
-"""Of the free memory that a run may take when budget.memory_gb does not say."""
+"""Of the memory that a run could have when budget.memory_gb does not say."""
 HEAP_HOLES = 1.5
 """How much more the heap of a CPU holds than the activations in it, because tensors that stay lie between tensors that
 go: 1.36 to 1.51 with the five configurations FITTED of benchmarks/plan_accuracy.py that checkpoint nothing, quantize
@@ -151,16 +151,22 @@ def process_bytes(device: Device) -> int:
     return process_memory_bytes() + LIBRARIES_BYTES
 
 
-def memory_limit_bytes(budget: BudgetConfig, hardware: Hardware, device: Device, processes: int = 1) -> int:
-    """What each of a machine's processes may take: budget.memory_gb, or nine tenths of what is free; on a GPU they have
-    one each, without they share it."""
+def memory_limit_bytes(budget: BudgetConfig, device: Device, processes: int = 1) -> int:
+    """What each of a machine's processes may take: budget.memory_gb, or nine tenths of what is free and of what this
+    process holds already, which `process_bytes` counts too; on a GPU they have one each, without they share it."""
     sharing = 1 if device == "cuda" else processes
     if budget.memory_gb is not None:
         return round(budget.memory_gb * 1e9 / sharing)
-    free = hardware.memory_free_bytes
-    if device == "cuda":
-        free = min([hardware.device_memory_bytes, *gpu_free_bytes().values()])
-    return round(free * FREE_SHARE / sharing)
+    could_have = _cuda_bytes() if device == "cuda" else machine_memory_bytes()[1] + process_memory_bytes()
+    return round(could_have * FREE_SHARE / sharing)
+
+
+def _cuda_bytes() -> int:
+    """Of the GPU that this process uses: what is free, and what it holds there; looking opens the context."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return min(total, free + torch.cuda.memory_reserved() + CUDA_CONTEXT_BYTES)
 
 
 def heap_holes(dropout: float) -> float:

@@ -54,7 +54,7 @@ class Plan(Record):
     process_bytes: int
     """What the process took before any weights, measured; on CUDA the context, an estimate."""
     memory_limit_bytes: int
-    """budget.memory_gb, or nine tenths of what was free."""
+    """budget.memory_gb, or nine tenths of what was free and of what the process held."""
     disk_bytes: int
     """Of the run's directory when it is fullest."""
     rates: Rates
@@ -82,12 +82,12 @@ class Plan(Record):
 
 
 def apply_choice(config: RunConfig, settings: Settings, answer_rows: int) -> RunConfig:
-    """A configuration with nothing left open."""
+    """A configuration with nothing left open; what was set since the plan was made stays as it is set."""
     return config.model_copy(
         update={
             "model": config.model.model_copy(update={"quantization": settings.quantization}),
             "train": settings.training(config.train),
-            "generate": config.generate.model_copy(update={"batch_size": answer_rows}),
+            "generate": config.generate.model_copy(update={"batch_size": config.generate.batch_size or answer_rows}),
         }
     )
 
@@ -166,7 +166,8 @@ def choose_steps(work: Workload, rates: Rates, train: TrainConfig, budget: Budge
 def check_memory(rates: Rates, limit_bytes: int) -> None:
     """Refuse, before training, what took more memory in the probe than it may.
 
-    The probe trains in the largest shape of the corpus. Of answers it writes only the beginning; their cache grows on.
+    The probe trains in the largest shape of the corpus. Of answers it writes a few tokens in the middle; their cache
+    grows on.
 
     Raises:
         ConfigError: it does not fit; says what would take less.

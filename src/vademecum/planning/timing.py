@@ -61,7 +61,9 @@ class Rates(Record):
     answers: dict[str, AnswerRates]
     """Kind of prompt (`plain`, `few-shot`) → its rates."""
     peak_memory_bytes: int
-    """Of the process while it trained and answered in the largest shapes of this corpus."""
+    """The most that was held while it answered or trained in the largest shapes of this corpus, loading left out."""
+    training_peak_bytes: int = 0
+    """The most that was held while it trained: what the prediction for training is about."""
 
 
 def forecast_rates(shape: Shape, work: ForecastWork, flops: float, device: Device) -> Rates:

@@ -8,12 +8,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from vademecum.baselines import copy_answers, scope
-from vademecum.config import EvaluateConfig, RunConfig
+from vademecum.config import EvaluateConfig, ModelConfig, RunConfig
 from vademecum.errors import RunError
 from vademecum.evaluation import METRICS, score
 from vademecum.files import write_whole
 from vademecum.generation import Decoding, chunks, generate
-from vademecum.models import load_adapter, load_base, logits_change, merge
+from vademecum.hardware import compact_memory, limit_cuda_memory, limit_threads, out_of_memory_told
+from vademecum.models import load_adapter, logits_change, merge
 from vademecum.planning import Plan
 from vademecum.records import Prediction, QAPair
 from vademecum.stages.material import Base, Pairs, model_digest, prompts_for, subset
@@ -28,6 +29,11 @@ REPETITION_CONTROLS = (0, 6)
 """Values of no_repeat_ngram_size that `auto` chooses among; 6 lets common phrases stand."""
 
 MODEL_SETTINGS = ("seed", "prompt", "model")
+IF_FULL = (
+    "look with nvidia-smi whether others hold its memory, and give the same command again: the chunks of answers that "
+    "are written stay; or set generate.batch_size below the answer_rows of plan.json, or lower generate.max_new_tokens"
+)
+"""Where answering runs out of a GPU's memory."""
 
 
 @dataclass
@@ -86,6 +92,7 @@ def _can_try(road: Road) -> list[str]:
     return tried and ([name for name in tried if name in scored] or ["base"])
 
 
+@out_of_memory_told("answering", IF_FULL)
 def choose_decoding(road: Road, folder: Path) -> None:
     """Answer validation pairs with each repetition control; keep the one with the best mean ROUGE over the systems."""
     run = road.run
@@ -109,6 +116,7 @@ def choose_decoding(road: Road, folder: Path) -> None:
             generate(model, base.tokenizer, prompts, decoding, sink)
             scores[size].append(_mean_rouge(sink.read(), asked, pairs))
             road.observer.progress(sum(map(len, scores.values())), total, "trials")
+        del model  # else it would lie beside the next one
     best = max(REPETITION_CONTROLS, key=lambda size: fmean(scores[size]))
     run.write_json(
         "decoding.json",
@@ -129,19 +137,29 @@ def _mean_rouge(predictions: Sequence[Prediction], asked: Sequence[QAPair], pair
     return fmean(fmean(row.metrics[metric] for metric in METRICS) for row in rows)
 
 
-def _load(road: Road, base: Base, system: str) -> "PreTrainedModel":
-    """The model of a system in 16 or 32 bits, merged where it has an adapter.
+def load_to_answer(base: Base, model: ModelConfig, *, device: str, dtype: str) -> "PreTrainedModel":
+    """The base model in 16 or 32 bits, with the machine set to answer with it.
 
     Quantized weights are for training alone: an adapter cannot be merged into them, and a base that answered in 4 bits
-    would be held against a tuned model that does not.
+    would be held against a tuned model that does not. What training may have set in this process is taken back: memory
+    kept compact, which costs time, and the budget's limit on a CUDA device, to which answering could not give way.
+    """
+    limit_threads()
+    compact_memory(False)
+    if device == "cuda":
+        limit_cuda_memory(None)
+    return base.load(model.model_copy(update={"quantization": "none"}), device=device, dtype=dtype)
+
+
+def _load(road: Road, base: Base, system: str) -> "PreTrainedModel":
+    """The model of a system, merged where it has an adapter.
 
     Raises:
         RunError: the adapter, which had an effect after training, has none: scoring it would be scoring the base.
     """
     plan = road.run.read_record("plan.json", Plan)
     base.check(plan)
-    unquantized = road.config.model.model_copy(update={"quantization": "none"})
-    model = load_base(base.files.path, unquantized, dtype=plan.dtype, device=plan.device)
+    model = load_to_answer(base, road.config.model, device=plan.device, dtype=plan.dtype)
     if system != "tuned":
         return model
     adapted = load_adapter(model, road.run.file("adapter"), base=base.files)
@@ -157,6 +175,7 @@ def _load(road: Road, base: Base, system: str) -> "PreTrainedModel":
 def answer_with(system: str) -> Callable[[Road, Path], None]:
     """The work of one system's predict stage."""
 
+    @out_of_memory_told("answering", IF_FULL)
     def answer(road: Road, folder: Path) -> None:
         config, pairs = road.config, Pairs.read(road)
         train, asked = pairs.of("train"), pairs.test(config)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from vademecum.config import RunConfig, load_config
 from vademecum.generation import Prompt, chunks, probe_generation
-from vademecum.hardware import check_device, compact_memory, peak_memory_bytes
+from vademecum.hardware import (
+    PeakMemory,
+    check_device,
+    compact_memory,
+    out_of_memory_told,
+    process_peak_bytes,
+    release_memory,
+)
 from vademecum.models import attach_adapter
 from vademecum.planning import (
     AnswerRates,
@@ -28,7 +35,7 @@ from vademecum.planning import (
     settings_cost,
     shapeless,
 )
-from vademecum.stages.answer import REPETITION_CONTROLS, decoding_for, tried_systems
+from vademecum.stages.answer import REPETITION_CONTROLS, decoding_for, load_to_answer, tried_systems
 from vademecum.stages.material import Base, model_digest
 from vademecum.stages.road import Road, Stage
 from vademecum.stages.sizing import Situation, Size, choose_size, look
@@ -38,7 +45,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PROBE_STEPS = 3
-"""Throw-away optimizer steps that are timed, after one that warms up in the largest shape."""
+"""Throw-away optimizer steps that are timed, after two in the largest shape."""
 PROBE_NEW_TOKENS = 24
 RATE_NEUTRAL = {
     "gradient_accumulation_steps", "examples_per_step", "num_train_epochs", "max_steps", "max_pairs", "optim", "seed",
@@ -52,7 +59,7 @@ def make_plan(road: Road, _: Path) -> None:
     """Audit the training tensors, choose what fits, probe the machine with it, and decide."""
     base = Base.locate(road)
     check_arguments(road.config.train)
-    check_device(road.config.model.device)
+    check_device(road.config.model.device)  # before anything is fetched for it
     started = time.monotonic()  # fetching and converting the base model is not part of the budget
     situation = look(road, base)
     size = choose_size(situation)
@@ -129,29 +136,50 @@ def decide(situation: Situation, size: Size, rates: Rates, spent_seconds: float,
     )
 
 
+@out_of_memory_told(
+    "a throw-away step",
+    "look with nvidia-smi whether others hold its memory; if not, set budget.memory_gb below the limit that `vade "
+    "plan` shows, and what takes less is chosen",
+)
 def _probe(road: Road, situation: Situation, size: Size) -> Rates:
-    """Answer and train for a few throw-away steps in the shapes of this corpus."""
-    answers: dict[str, AnswerRates] = {}
+    """Answer and train for a few throw-away steps in the shapes of this corpus, with the weights of each."""
+    config = situation.config
     if not any(situation.prompts.values()) and not situation.trained:  # copying needs no model
         return Rates(
             train_tokens_per_second=0.0,
             evaluation_tokens_per_second=0.0,
             answers={},
-            peak_memory_bytes=peak_memory_bytes(),
+            peak_memory_bytes=process_peak_bytes(),
         )
-    model = situation.base.load(situation.config.model, device=size.device, dtype=size.dtype)
+    model = load_to_answer(situation.base, config.model, device=size.device, dtype=size.dtype)
+    with PeakMemory() as answering:
+        answers = _all_answer_rates(road, situation, model)
+    train_rate, evaluation, training_peak = 0.0, 0.0, 0
+    if situation.trained:
+        compact_memory(size.settings.compact)
+        if config.model.quantization != "none":
+            del model
+            release_memory()
+            model = situation.base.load(config.model, device=size.device, dtype=size.dtype)
+        release_memory()
+        train_rate, evaluation, training_peak = _train_rates(road, situation, model, size)
+    return Rates(
+        train_tokens_per_second=train_rate,
+        evaluation_tokens_per_second=evaluation,
+        answers=answers,
+        peak_memory_bytes=max(answering.peak_bytes, training_peak),
+        training_peak_bytes=training_peak,
+    )
+
+
+def _all_answer_rates(road: Road, situation: Situation, model: "PreTrainedModel") -> dict[str, AnswerRates]:
+    answers: dict[str, AnswerRates] = {}
     for name, prompts in situation.prompts.items():
         road.stop.check()
         if prompts and _kind(name) not in answers:
             road.observer.say(f"timing {_kind(name)} answers")
             answers[_kind(name)] = _answer_rates(situation, model, prompts)
-    train_rate, evaluation = _train_rates(road, situation, model, size) if situation.trained else (0.0, 0.0)
-    return Rates(
-        train_tokens_per_second=train_rate,
-        evaluation_tokens_per_second=evaluation,
-        answers=answers,
-        peak_memory_bytes=peak_memory_bytes(),
-    )
+    return answers
 
 
 def _kind(system: str) -> str:
@@ -174,11 +202,10 @@ def _answer_rates(situation: Situation, model: "PreTrainedModel", prompts: Seque
     )
 
 
-def _train_rates(road: Road, situation: Situation, model: "PreTrainedModel", size: Size) -> tuple[float, float]:
-    """Real tokens per second of throw-away optimizer steps, and of a validation loss."""
+def _train_rates(road: Road, situation: Situation, model: "PreTrainedModel", size: Size) -> tuple[float, float, int]:
+    """Real tokens per second of throw-away optimizer steps, and of a validation loss; and the peak memory of both."""
     config = situation.config
     road.observer.say("timing optimizer steps")
-    compact_memory(size.settings.compact)
     data = TrainingData(
         examples=situation.examples,
         validation=[],
@@ -190,12 +217,12 @@ def _train_rates(road: Road, situation: Situation, model: "PreTrainedModel", siz
         eval_steps=1,
     )
     adapted = attach_adapter(model, config.lora, config.training_seed)
-    steps = probe_steps(adapted, data, config.train, steps=PROBE_STEPS, seed=config.training_seed)
-    evaluated = situation.validation or situation.examples
-    return (
-        sum(step.real_tokens for step in steps) / sum(step.seconds for step in steps),
-        evaluation_rate(adapted, evaluated, data.pad_id, data.layout.worst_tokens),
-    )
+    with PeakMemory() as memory:
+        steps = probe_steps(adapted, data, config.train, steps=PROBE_STEPS, seed=config.training_seed)
+        evaluated = situation.validation or situation.examples
+        evaluation = evaluation_rate(adapted, evaluated, data.pad_id, data.layout.worst_tokens)
+    rate = sum(step.real_tokens for step in steps) / sum(step.seconds for step in steps)
+    return rate, evaluation, memory.peak_bytes
 
 
 def _answering(situation: Situation, rates: Rates) -> dict[str, float]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from vademecum.config import RunConfig, TrainConfig
 from vademecum.errors import ConfigError
 from vademecum.generation import Prompt, chunks
-from vademecum.hardware import Device, Hardware, can_compact_memory, choose_dtype, probe_hardware
+from vademecum.hardware import Device, can_compact_memory, check_device, choose_dtype, probe_hardware
 from vademecum.planning import (
     AnsweringShape,
     Candidate,
@@ -132,14 +132,16 @@ def choose_size(situation: Situation) -> Size:
     """The fastest settings that fit this machine's memory, or the budget's.
 
     Raises:
-        ConfigError: nothing fits; says what would.
+        ConfigError: nothing fits; says what would. Or the device that is configured is not here.
     """
     config = situation.config
-    hardware = probe_hardware(rates_cache=cache_folder())
-    device, dtype, reason = _number_format(config, hardware)
+    check_device(config.model.device)
+    hardware = probe_hardware(wanted=config.model.device, rates_cache=cache_folder())
+    device = hardware.device
+    dtype, reason = choose_dtype(hardware) if config.model.dtype == "auto" else (config.model.dtype, "as configured")
     process = process_bytes(device)
-    whole = memory_limit_bytes(config.budget, hardware, device)
-    limit = memory_limit_bytes(config.budget, hardware, device, situation.ranks.local_size)
+    whole = memory_limit_bytes(config.budget, device)
+    limit = memory_limit_bytes(config.budget, device, situation.ranks.local_size)
     predictor = _Predictor(situation, device, dtype, process)
     rows, answering = _answer_rows(predictor, whole)  # one process answers
     candidates = predictor.candidates(limit) if situation.trained else []
@@ -160,13 +162,6 @@ def choose_size(situation: Situation) -> Size:
         limit_bytes=limit,
         whole_limit_bytes=whole,
     )
-
-
-def _number_format(config: RunConfig, hardware: Hardware) -> tuple[Device, str, str]:
-    device: Device = hardware.device if config.model.device == "auto" else config.model.device
-    if config.model.dtype != "auto":
-        return device, config.model.dtype, "as configured"
-    return device, *choose_dtype(hardware, device)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from vademecum.config import BudgetConfig, RunConfig
 from vademecum.config.sections import System, TrainConfig
 from vademecum.errors import RunError, UntrainedError
 from vademecum.files import publish_folder, write_json
-from vademecum.hardware import compact_memory
+from vademecum.hardware import compact_memory, limit_cuda_memory, limit_threads
 from vademecum.models import attach_adapter, save_adapter
 from vademecum.planning import Plan
 from vademecum.runs import Run
@@ -159,8 +159,11 @@ class Prepared:
         return self.config.training_seed
 
     def load(self) -> "PreTrainedModel":
-        """The base model, as it is trained on."""
+        """The base model, as it is trained on, with the machine set to train on it."""
+        limit_threads()
         compact_memory(self.plan.settings.compact)
+        if self.plan.device == "cuda":
+            limit_cuda_memory(_cuda_limit(self.config.budget, self.plan))
         return self.base.load(self.config.model, device=self.plan.device, dtype=self.plan.dtype)
 
 
@@ -248,8 +251,13 @@ def publish(road: Road, folder: Path, summary: TrainingSummary, model: "PeftMode
 
 
 def _memory_limit(budget: BudgetConfig, plan: Plan) -> int | None:
-    """A CUDA device says itself when its memory is full."""
+    """That training watches; on a CUDA device the allocator does."""
     return plan.memory_limit_bytes if budget.memory_gb is not None and plan.device == "cpu" else None
+
+
+def _cuda_limit(budget: BudgetConfig, plan: Plan) -> int | None:
+    """What the budget leaves for tensors on a CUDA device, beside the context."""
+    return None if budget.memory_gb is None else plan.memory_limit_bytes - plan.process_bytes
 
 
 def _time_limit(budget: BudgetConfig, plan: Plan, loading: float) -> float | None:

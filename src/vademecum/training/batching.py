@@ -115,8 +115,9 @@ class Layout:
             raise RunError(
                 f"training needs more memory than it may have, and its micro-batches cannot be made smaller: an "
                 f"optimizer step has {count} rows in {count} micro-batches",
-                hint="set train.gradient_checkpointing, lower train.max_length, take a smaller base or "
-                "model.quantization, or raise budget.memory_gb if that is the limit",
+                hint="where there is more memory, the same command goes on from the newest checkpoint; a training that "
+                "begins anew takes less with train.gradient_checkpointing, a lower train.max_length, a smaller base or "
+                "model.quantization, and may take more with a higher budget.memory_gb if that is the limit",
             )
         batches = [rows for step in steps for rows in self._spread(step, count)]
         return replace(self, micro_batches=batches, accumulation=count)

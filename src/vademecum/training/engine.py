@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vademecum.errors import DivergedError
+from vademecum.errors import DivergedError, RunError
 from vademecum.stopping import Stop
 from vademecum.training.adaptations import Adaptation, Schedule
 from vademecum.training.batching import collate, collate_packed
@@ -222,7 +222,8 @@ class Adapted(Exception):  # noqa: N818  no error: ends training where it can go
 
 def boundary_callback(trainer: Any, stop: Stop, watch: Watch) -> Any:  # noqa: ANN401  untyped base
     """Ends training with a checkpoint of the last finished step: after the micro-batch in flight when it is asked to
-    stop (of several processes: before a step, where they agree), before a step when it must change its course."""
+    stop (of several processes: before a step, where they agree), before a step when it must change its course or
+    cannot."""
     import torch
     from transformers import TrainerCallback
 
@@ -234,7 +235,12 @@ def boundary_callback(trainer: Any, stop: Stop, watch: Watch) -> Any:  # noqa: A
         def on_step_begin(self, *_: object, **__: object) -> None:
             self._cpu, self._cuda = torch.get_rng_state(), torch.cuda.get_rng_state_all()
             self._heed()
-            if adaptation := watch.look(trainer.state.global_step):
+            try:
+                adaptation = watch.look(trainer.state.global_step)
+            except RunError:  # it cannot go on here, but where there is more memory it can
+                self._save()
+                raise
+            if adaptation:
                 self._save()
                 raise Adapted(adaptation)
 

@@ -181,13 +181,15 @@ def probe_steps(
 ) -> list[StepTiming]:
     """Time `steps` throw-away optimizer steps, drawn by `seed` from `data.layout`; the adapter is as before afterwards.
 
-    A step more is done first to warm up, and not returned: the one that holds the largest micro-batch, so that the peak
-    memory is what the whole training will need.
+    The step that holds the largest micro-batch is done twice before them, and not returned: the first time warms up and
+    makes the optimizer's state, the second has that beside it, so that the peak memory is what the whole training will
+    need.
 
     Raises:
         DivergedError: the untrained model's loss or gradient norm is not finite.
     """
-    trial = replace(data, layout=data.layout.trial(steps, seed), validation=[])
+    layout = data.layout.trial(steps, seed).select([0, *range(1 + steps)])
+    trial = replace(data, layout=layout, validation=[])
     # Whether the learning rate suits is for training to find out.
     still = config.model_copy(update={"report_to": (), "learning_rate": 0.0})
     clock: list[float] = []
@@ -203,10 +205,8 @@ def probe_steps(
         finally:
             _put_back(model, before)
     return [
-        StepTiming(
-            seconds=clock[number] - clock[number - 1], real_tokens=trial.layout.step_counts(number)["real_tokens"]
-        )
-        for number in range(1, steps + 1)
+        StepTiming(seconds=clock[number] - clock[number - 1], real_tokens=layout.step_counts(number)["real_tokens"])
+        for number in range(2, 2 + steps)
     ]
 
 

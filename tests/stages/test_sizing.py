@@ -1,0 +1,80 @@
+"""Where nothing fits, what would: predicted like the rest, and true to the byte."""
+
+import pytest
+
+from vademecum.config import RunConfig, load_config
+from vademecum.models import BaseModelFiles
+from vademecum.planning import Settings
+from vademecum.planning.choice import MEMORY_MARGIN
+from vademecum.stages.material import Base
+from vademecum.stages.sizing import Situation, _Predictor
+from vademecum.training import Example
+
+ROW_TOKENS = 200
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> _Predictor:
+    """Of a base whose linear layers weigh more than its activations; only its configuration is there."""
+    from transformers import LlamaConfig
+
+    folder = tmp_path_factory.mktemp("config")
+    LlamaConfig(
+        vocab_size=512, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=4, tie_word_embeddings=True,
+    ).save_pretrained(folder)  # fmt: skip
+    ids = [3] * ROW_TOKENS
+    situation = Situation(
+        config=config(),
+        base=Base(BaseModelFiles(folder, "made up", "this test", digest=""), tokenizer=None),
+        train_pairs=8,
+        examples=[Example(str(number), ids, ids) for number in range(8)],
+        validation=[],
+        prompts={},
+    )
+    return _Predictor(situation, "cpu", "float32", process_bytes=0)
+
+
+def config() -> RunConfig:
+    return load_config("demo", [f"train.max_length={ROW_TOKENS}"])
+
+
+def least(predictor: _Predictor, quantization: str, max_length: int) -> int:
+    """Bytes of one row at a time with checkpointing."""
+    settings = Settings(
+        quantization=quantization,  # type: ignore[arg-type]
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        gradient_checkpointing=True,
+        compact=predictor.can_be_compact,
+    )
+    train = predictor.situation.config.train.model_copy(update={"max_length": max_length})
+    return predictor.training_bytes(settings, train)
+
+
+def just_enough(needed: int) -> int:
+    return round(needed * (1 + MEMORY_MARGIN)) + 1
+
+
+def test_one_row_at_a_time_is_named_first(predictor: _Predictor) -> None:
+    needed = least(predictor, "none", ROW_TOKENS)
+    said = predictor.nearest(just_enough(needed))
+    assert said == f"one example per micro-batch with gradient checkpointing would take {needed / 1e9:.2f} GB"
+
+
+def test_four_bits_are_named_where_whole_weights_do_not_fit(predictor: _Predictor) -> None:
+    needed = least(predictor, "nf4", ROW_TOKENS)
+    assert just_enough(needed) < least(predictor, "none", ROW_TOKENS)
+    assert predictor.nearest(just_enough(needed)) == f"model.quantization = 'nf4' would take {needed / 1e9:.2f} GB"
+
+
+def test_shorter_rows_are_named_last(predictor: _Predictor) -> None:
+    half = ROW_TOKENS // 2
+    needed = least(predictor, "nf4", half)
+    assert just_enough(needed) < min(least(predictor, "nf4", ROW_TOKENS), least(predictor, "none", half))
+    said = predictor.nearest(just_enough(needed))
+    assert said == f"model.quantization = 'nf4' and train.max_length = {half} would take {needed / 1e9:.2f} GB"
+
+
+def test_where_nothing_of_this_helps_a_smaller_base_is_named(predictor: _Predictor) -> None:
+    assert "a smaller base model" in predictor.nearest(least(predictor, "nf4", ROW_TOKENS // 2) // 2)
