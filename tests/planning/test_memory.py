@@ -73,8 +73,9 @@ def test_every_trained_token_costs_a_row_of_the_vocabulary(folder: Path) -> None
     assert many - few == pytest.approx(100 * 2048 * 4, rel=0.1)
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_counting_without_weights_agrees_with_what_a_real_step_allocates(folder: Path) -> None:
+def test_counting_without_weights_agrees_with_what_a_real_step_allocates(folder: Path, packed: bool) -> None:
     """The oracle: PyTorch's own allocations of a real forward and backward pass, at the full depth."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -88,13 +89,23 @@ def test_counting_without_weights_agrees_with_what_a_real_step_allocates(folder:
     model.train()
     fuse_adapters(model)
     ids = torch.ones(4, 128, dtype=torch.long)
-    inputs = {"input_ids": ids, "position_ids": torch.arange(128).repeat(4, 1)}
+    inputs = {"input_ids": ids, "position_ids": torch.arange(128).repeat(4, 1) % (40 if packed else 128)}
     some = torch.arange(300)
     allocations = Allocations()
     allocations.disregard(model)
     with allocations.watching():
         loss_at(model, inputs, some, some).backward()  # type: ignore[no-untyped-call]
-    assert predict(folder).activations_bytes == pytest.approx(allocations.peak_bytes, rel=0.02)
+    assert predict(folder, packed=packed).activations_bytes == pytest.approx(allocations.peak_bytes, rel=0.02)
+
+
+def test_packed_rows_take_a_square_each_and_not_one_of_all_their_tokens(folder: Path) -> None:
+    """At least one byte for every pair of tokens of a row."""
+    alone, rows, line = (
+        predict(folder, packed=packed, rows=count, width=1024 // count).activations_bytes
+        for packed, count in ((False, 8), (True, 8), (True, 1))
+    )
+    assert alone < rows < line
+    assert line - rows >= 1024**2 - 8 * 128**2
 
 
 def test_a_heap_has_holes_that_compact_memory_has_not(folder: Path) -> None:

@@ -107,7 +107,7 @@ class TrainingShape:
     compact: bool
     """Freed tensors leave no holes in the heap."""
     packed: bool = False
-    """A micro-batch is one row of several examples, and attention needs a mask."""
+    """Rows hold several examples, and attention needs a mask: for every row a square of its width."""
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def faked(model: "PreTrainedModel", *, packed: bool) -> Iterator[None]:
     """Give a model on the meta device tensors that pretend to lie on the CPU, and run the block without memory.
 
     As on the CPU, attention is the kind that never holds a square of scores; CUDA's own is of that kind too. Only
-    `packed` rows need a mask, which is a square.
+    `packed` rows need a mask, which is a square for every row.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import masking_utils

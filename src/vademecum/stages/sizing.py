@@ -242,17 +242,16 @@ class _Predictor:
         one_pass = {"num_train_epochs": 1, "max_steps": None}
         layout = situation.layout(settings.training(train).model_copy(update=one_pass))
         worst = max(layout.micro_batches, key=layout.slots_of)
-        slots = layout.slots_of(worst)
-        rows = 1 if layout.packed else len(worst)
+        rows = len(layout.rows_of(worst))
         trained = situation.trained_tokens
         return TrainingShape(
             rows=rows,
-            width=slots // rows,
+            width=layout.slots_of(worst) // rows,
             trained_tokens=max(sum(trained[index] for index in batch) for batch in layout.micro_batches),
             gradient_checkpointing=settings.gradient_checkpointing,
             quantization=settings.quantization,
             compact=settings.compact or self.device != "cpu",
-            packed=layout.packed,
+            packed=layout.pack_to is not None,
         )
 
 

@@ -190,8 +190,8 @@ def build_loader(data: TrainingData) -> "DataLoader[Any]":
     from torch.utils.data import DataLoader
 
     layout = data.share
-    if layout.packed:
-        join: Callable[..., dict[str, Tensor]] = partial(collate_packed, pad_id=data.pad_id)
+    if layout.pack_to is not None:
+        join: Callable[..., dict[str, Tensor]] = partial(collate_packed, pad_id=data.pad_id, pack_to=layout.pack_to)
     else:
         join = partial(collate, pad_id=data.pad_id, pad_to=layout.pad_to)
     return DataLoader(data.examples, batch_sampler=layout.micro_batches, collate_fn=join)  # type: ignore[arg-type]
