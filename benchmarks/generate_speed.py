@@ -1,14 +1,15 @@
 """How fast are answers written: one at a time with the adapter beside the weights, in plain batches, and by ours?
 
     python -m benchmarks.generate_speed [--quick] [--model smollm2|tinyllama|FOLDER] [--random] [--adapter FOLDER]
-        [--rounds N] [--prompts N] [--one-at-a-time N] [--batch-size N] [--max-new-tokens N] [--device cpu|cuda]
-        [--out FILE]
+        [--rounds N] [--prompts N] [--one-at-a-time N] [--batch-size N] [--max-new-tokens N] [--refill | --no-refill]
+        [--device cpu|cuda] [--out FILE]
 
 | arm | how |
 |---|---|
 | `one` | transformers' `generate`, one prompt at a time, adapter not merged; a random subset of a round's prompts |
 | `batches` | transformers' `generate`, merged weights, prompts in the order they come, padded on the left |
 | `ours` | `vademecum.generation.generate`, merged weights |
+| `waiting` | the same where ours refills its batches (on a GPU, or by `--refill`): without that |
 
 The same prompts, greedy, no repetition control, the same longest answer. Arms take turns within a round, in an order
 that rotates; ratios are taken within a round; a figure is the median over the rounds with the slowest and the fastest,
@@ -34,7 +35,7 @@ from benchmarks.results import Figure, figure, result_file, write_result
 from benchmarks.workload import Subject, find_subject, find_workload
 
 from vademecum.config import LoraConfig
-from vademecum.generation import Decoding, Prompt, generate
+from vademecum.generation import REFILLED_BATCHES, Decoding, Prompt, generate
 from vademecum.generation.repetition import tokens_loop
 from vademecum.hardware import choose_dtype, probe_hardware
 from vademecum.models import attach_adapter, load_adapter, merge
@@ -46,7 +47,6 @@ from vademecum.stopping import Stop
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ARMS = ("one", "batches", "ours")
 ADAPTER_SCALE = 0.02
 """Standard deviation of the random adapter's second factors: enough to change answers, not to break the language."""
 
@@ -59,6 +59,11 @@ class Bench:
     unmerged: "PreTrainedModel"
     merged: "PreTrainedModel"
     decoding: Decoding
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Those that take turns."""
+        return ("one", "batches", "ours", *(["waiting"] if self.decoding.chunk_batches > 1 else []))
 
     @property
     def ends(self) -> set[int]:
@@ -117,10 +122,11 @@ def load(subject: Subject, adapter: Path | None, dtype: str, device: str, decodi
 
 def answer(arm: str, bench: Bench, prompts: Sequence[Prompt]) -> Answers:
     """Let one arm answer, by the clock."""
-    if arm == "ours":
+    if arm in ("ours", "waiting"):
         sink = Kept()
+        decoding = bench.decoding if arm == "ours" else bench.decoding.model_copy(update={"chunk_batches": 1})
         began = time.perf_counter()
-        generate(bench.merged, bench.subject.tokenizer, prompts, bench.decoding, sink)
+        generate(bench.merged, bench.subject.tokenizer, prompts, decoding, sink)
         seconds = time.perf_counter() - began
         texts = {prediction.id: prediction.text for prediction in sink.predictions}
         return Answers(seconds, texts, sum(prediction.new_tokens for prediction in sink.predictions), {})
@@ -181,7 +187,7 @@ def difference_gap(bench: Bench, prompt: Prompt, ids: Sequence[int], text: str) 
 def figures(rounds: Sequence[dict[str, Answers]], gaps: Sequence[float]) -> dict[str, Figure]:
     """What the rounds done so far say."""
     found: dict[str, Figure] = {}
-    for arm in ARMS:
+    for arm in rounds[0]:
         done = [each[arm] for each in rounds]
         n = sum(len(answers.texts) for answers in done)
         found[f"generate.answers_per_second.{arm}"] = figure(
@@ -190,7 +196,10 @@ def figures(rounds: Sequence[dict[str, Answers]], gaps: Sequence[float]) -> dict
         found[f"generate.tokens_per_second.{arm}"] = figure(
             [answers.tokens / answers.seconds for answers in done], "tokens/s", n
         )
-    for name, other in (("speedup", "one"), ("speedup_over_batches", "batches")):
+    against = {"speedup": "one", "speedup_over_batches": "batches", "refill_speedup": "waiting"}
+    for name, other in against.items():
+        if other not in rounds[0]:
+            continue
         ratios = [
             len(each["ours"].texts) / each["ours"].seconds * each[other].seconds / len(each[other].texts)
             for each in rounds
@@ -217,6 +226,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--one-at-a-time", type=int, help="prompts per round of that arm; default: 8; quick: 4")
     parser.add_argument("--batch-size", type=int, default=64, help="of batches and ours")
     parser.add_argument("--max-new-tokens", type=int, help="default: 320; quick: 64")
+    parser.add_argument("--refill", action=argparse.BooleanOptionalAction, help="default: on a GPU, as in a run")
     parser.add_argument("--device", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
@@ -227,9 +237,9 @@ def play_round(
 ) -> tuple[dict[str, Answers], list[float]]:
     """Let every arm answer; with the gaps of the answers that differ."""
     subset = Random(number).sample(prompts, min(few, len(prompts)))
-    turn = number % len(ARMS)
+    turn = number % len(bench.arms)
     found: dict[str, Answers] = {}
-    for arm in [*ARMS[turn:], *ARMS[:turn]]:
+    for arm in [*bench.arms[turn:], *bench.arms[:turn]]:
         found[arm] = answer(arm, bench, subset if arm == "one" else prompts)
         print(f"round {number + 1}: {arm}: {len(found[arm].texts) / found[arm].seconds:.2f} answers/s", flush=True)
     one, ours = found["one"], found["ours"]
@@ -244,8 +254,11 @@ def main() -> None:
     workload = find_workload(subject)
     hardware = probe_hardware(rates_cache=cache_folder())
     device = given.device or hardware.device
+    refill = device != "cpu" if given.refill is None else given.refill
     decoding = Decoding(
-        max_new_tokens=given.max_new_tokens or (64 if given.quick else 320), batch_size=given.batch_size
+        max_new_tokens=given.max_new_tokens or (64 if given.quick else 320),
+        batch_size=given.batch_size,
+        chunk_batches=REFILLED_BATCHES if refill else 1,
     )
     bench = load(subject, given.adapter, choose_dtype(hardware, device)[0], device, decoding)
     size = given.prompts or (16 if given.quick else 64)
@@ -264,7 +277,7 @@ def main() -> None:
     asked = [Prompt(str(number), ids) for number, ids in enumerate(workload.prompts(subject))]
     file = given.out or result_file("generate_speed", quick=given.quick)
     suffix = ".tinyllama" if subject.name == "tinyllama" else ""
-    for arm in ARMS:
+    for arm in bench.arms:
         answer(arm, bench, asked[:1])  # the first call of all loads kernels
     rounds: list[dict[str, Answers]] = []
     gaps: list[float] = []

@@ -162,7 +162,7 @@ def work(case: Case, folder: Path, timed_steps: int) -> dict[str, float]:
     began = time.perf_counter()
     predicted = predict_memory(folder, lora, case.dtype, shape, None)
     planning_seconds = time.perf_counter() - began
-    process = 0 if case.device == "cuda" else process_bytes(case.device)
+    process = 0 if case.device == "cuda" else process_bytes(case.device, case.dtype)
     compact_memory(case.compact and case.device == "cpu")
     model = load_base(folder, ModelConfig(quantization=case.quantization), dtype=case.dtype, device=case.device)
     ids = [token % 8000 + 1 for token in range(case.width)]
@@ -298,7 +298,7 @@ def fit_cases(cases: Sequence[Case]) -> None:
     for case, found in measure_cases(cases, 0):
         beyond = found["measured_bytes"] - found["predicted_bytes"]
         if case.compact:
-            print(f"{case.name}: libraries {(beyond + LIBRARIES_BYTES) / 1e6:.0f} MB", flush=True)
+            print(f"{case.name}: libraries {(beyond + LIBRARIES_BYTES[case.dtype]) / 1e6:.0f} MB", flush=True)
         else:
             held = found["predicted.activations_bytes"]
             print(f"{case.name}: holes {heap_holes(case.dropout) * (held + beyond) / held:.2f}", flush=True)

@@ -13,8 +13,9 @@ counted. The matrix-product rate is measured in the same process, before and aft
 | `packed` | our `train` with packed rows |
 
 In a round all arms are timed on the rows that `grouped` draws, in as many steps as these take: rows are of very unlike
-lengths, and an arm that pads is the faster the longer its rows are. Only `packed` draws its own: it pads nothing, and
-its rows must fit one another.
+lengths, and an arm that pads is the faster the longer its rows are. For the same reason the rows of a round are, of
+many draws, those whose mean length is nearest to that of all rows: a few steps drawn as they come were worth a ratio of
+2.7 in one round and of 7.3 in another. Only `packed` draws its own: it pads nothing, and its rows must fit one another.
 """
 
 import math
@@ -24,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from benchmarks.workload import Subject, Workload, count_trained, matrix_product_rate
@@ -42,7 +44,9 @@ ARMS: tuple[Arm, ...] = ("paper", "trl", "trl-fp32", "grouped", "packed")
 EXAMPLES_PER_STEP = 4
 """Of `grouped` and, about, of `packed`, unless a micro-batch holds more: as many as the paper's."""
 TRL_EXAMPLES_PER_STEP = 8
-"""Its default."""
+"""Its default; a multiple of the paper's."""
+DRAWS = 2000
+"""Of a round's rows, to take the one that is most like all rows."""
 NEVER = 1_000_000
 
 
@@ -88,7 +92,7 @@ class Block:
     def trial(self, examples: list[Example]) -> Layout:
         """A step that warms up, and the timed ones."""
         if self.arm in ("grouped", "packed"):
-            return self.lay_out(examples).trial(self.steps, self.seed)
+            return self._draw(self.lay_out(examples))
         rows, per_step = self.timed_rows(examples), math.prod(self.config[0].batch_shape)
         steps = max(1, len(rows) // per_step)
         whole = (rows * per_step)[: steps * per_step]
@@ -96,8 +100,23 @@ class Block:
 
     def timed_rows(self, examples: list[Example]) -> list[int]:
         """Of a round: those of the timed steps of `grouped`."""
-        trial = replace(self, arm="grouped").lay_out(examples).trial(self.steps, self.seed)
-        return [row for number in range(1, trial.steps) for rows in trial.step(number) for row in rows]
+        return _timed(self._draw(replace(self, arm="grouped").lay_out(examples)))
+
+    def _draw(self, layout: Layout) -> Layout:
+        """A step that warms up, and timed ones whose rows are as long in the mean as all are, and fill TRL's steps."""
+        wanted = fmean(layout.lengths[row] for rows in layout.micro_batches for row in rows)
+
+        def strangeness(trial: Layout) -> tuple[int, float]:
+            rows = _timed(trial)
+            return len(rows) % TRL_EXAMPLES_PER_STEP, abs(fmean(trial.lengths[row] for row in rows) - wanted)
+
+        seeds = range(self.seed * DRAWS, (self.seed + 1) * DRAWS)
+        return min((layout.trial(self.steps, seed) for seed in seeds), key=strangeness)
+
+
+def _timed(trial: Layout) -> list[int]:
+    """All rows but those of the first step."""
+    return [row for number in range(1, trial.steps) for rows in trial.step(number) for row in rows]
 
 
 class Rate(NamedTuple):

@@ -41,6 +41,11 @@ def test_none_unsets() -> None:
     assert load_config("demo", ["budget.minutes=none"]).budget.minutes is None
 
 
+def test_no_quantization_is_said_as_in_a_file() -> None:
+    assert load_config("qlora-8gb").model.quantization == "nf4"
+    assert load_config("qlora-8gb", ["model.quantization=none"]).model.quantization == "none"
+
+
 def test_all_mistakes_are_listed_at_once_with_the_nearest_names(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("[train]\nlearning_rte = 1\nmax_length = 'x'\n[lora]\nlearning_rate = 1\n", encoding="utf-8")

@@ -71,15 +71,18 @@ def end_everywhere(model: PreTrainedModel, tokens: int | list[int]) -> None:
 @given(
     st.lists(st.integers(min_value=1, max_value=40), max_size=30),
     st.integers(min_value=1, max_value=7),
+    st.integers(min_value=1, max_value=3),
     st.integers(),
 )
-def test_chunks_are_fixed_by_prompts_and_batch_size(lengths: list[int], batch_size: int, seed: int) -> None:
+def test_chunks_are_fixed_by_prompts_and_batch_size(
+    lengths: list[int], batch_size: int, chunk_batches: int, seed: int
+) -> None:
     prompts = [Prompt(f"{i:02}", [1] * length) for i, length in enumerate(lengths)]
-    decoding = Decoding(max_new_tokens=5, batch_size=batch_size)
+    decoding = Decoding(max_new_tokens=5, batch_size=batch_size, chunk_batches=chunk_batches)
     found = chunks(prompts, decoding)
     flat = [prompt for chunk in found for prompt in chunk]
     assert flat == sorted(prompts, key=lambda prompt: (-len(prompt.input_ids), prompt.id))
-    assert [len(chunk) for chunk in found[:-1]] == [batch_size] * len(found[:-1])
+    assert [len(chunk) for chunk in found[:-1]] == [batch_size * chunk_batches] * len(found[:-1])
     shuffled = random.Random(seed).sample(prompts, len(prompts))
     changed = decoding.model_copy(update={"max_new_tokens": 9, "temperature": 1.0, "seed": seed})
     assert chunks(shuffled, changed) == found

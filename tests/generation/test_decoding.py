@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel
 
 from vademecum.errors import RunError
 from vademecum.generation.decoding import Answer, Decoding, decode
@@ -55,6 +55,17 @@ def plain_logits(model: PreTrainedModel, prompt: Sequence[int], ids: Sequence[in
     return logits[len(prompt) - 1 : -1]
 
 
+def assert_same(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], ones: Sequence[Answer], others: Sequence[Answer]
+) -> None:
+    """But for near ties, after which two answers may go on as they like."""
+    for prompt, one, other in zip(prompts, ones, others, strict=True):
+        if one.ids != other.ids:
+            split = next(i for i, (a, b) in enumerate(zip(one.ids, other.ids, strict=False)) if a != b)
+            logits = plain_logits(model, prompt, one.ids[: split + 1])[split]
+            assert abs(logits[one.ids[split]] - logits[other.ids[split]]) < NEAR_TIE
+
+
 def test_every_greedy_token_is_the_likeliest_of_a_plain_forward_pass(model: PreTrainedModel) -> None:
     for prompt, answer in zip(PROMPTS, write(model, PROMPTS, Decoding(max_new_tokens=50)), strict=True):
         logits = plain_logits(model, prompt, answer.ids)
@@ -68,11 +79,7 @@ def test_a_batch_writes_what_one_prompt_at_a_time_does(model: PreTrainedModel) -
     alone = [write(model, [prompt], decoding, ends=range(60))[0] for prompt in PROMPTS]
     together = write(model, PROMPTS, decoding, ends=range(60))
     assert len({len(answer.ids) for answer in alone}) > 2, "rows should leave the batch at different times"
-    for prompt, one, other in zip(PROMPTS, alone, together, strict=True):
-        if one.ids != other.ids:
-            split = next(i for i, (a, b) in enumerate(zip(one.ids, other.ids, strict=False)) if a != b)
-            logits = plain_logits(model, prompt, one.ids[: split + 1])[split]
-            assert abs(logits[one.ids[split]] - logits[other.ids[split]]) < NEAR_TIE
+    assert_same(model, PROMPTS, alone, together)
 
 
 def test_greedy_answers_are_those_of_transformers(model: PreTrainedModel) -> None:
@@ -103,6 +110,44 @@ def test_rows_that_have_ended_cost_nothing() -> None:
     scripted = Scripted({50: 2})
     write(scripted, [[47], [40], [50]], Decoding(max_new_tokens=80), ends=[2])
     assert scripted.batches == [3, 2, 2, 2] + [1] * 7
+
+
+def test_the_next_prompts_take_the_places_of_rows_that_have_ended() -> None:
+    scripted = Scripted({50: 2})
+    prompts = [[40], [47], [300], [48], [49], [49]]
+    answers = write(scripted, prompts, Decoding(max_new_tokens=11, batch_size=4), ends=[2])
+    assert [len(answer.ids) for answer in answers] == [10, 3, 11, 2, 1, 1]
+    # One of the four places is free after the third token, and one after the fourth.
+    assert scripted.batches == [4, 4, 4, 3, 1, 3, 1, 3] + [2] * 5
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 5])
+def test_replaced_rows_write_what_they_would_alone(model: PreTrainedModel, batch_size: int) -> None:
+    prompts = [[*prompt, number] for number in range(4) for prompt in PROMPTS]
+    decoding = Decoding(max_new_tokens=40, no_repeat_ngram_size=3)
+    alone = [write(model, [prompt], decoding, ends=range(60))[0] for prompt in prompts]
+    widths: list[int] = []
+    hook = model.register_forward_pre_hook(
+        lambda _, __, given: widths.append(given["attention_mask"].shape[1]), with_kwargs=True
+    )
+    few = decoding.model_copy(update={"batch_size": batch_size})
+    together = write(model, prompts, few, ends=range(60))
+    hook.remove()
+    assert max(widths) <= max(map(len, prompts)) + 40
+    assert_same(model, prompts, alone, together)
+
+
+def test_a_model_that_looks_back_on_a_window_waits_until_its_batch_is_done() -> None:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=500, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, sliding_window=8, initializer_range=0.3,
+    )  # fmt: skip
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    decoding = Decoding(max_new_tokens=30, batch_size=2)
+    alone = [write(model, [prompt], decoding, ends=range(60))[0] for prompt in PROMPTS]
+    assert len({len(answer.ids) for answer in alone}) > 2
+    assert_same(model, PROMPTS, alone, write(model, PROMPTS, decoding, ends=range(60)))
 
 
 def test_ngrams_are_banned_within_the_answer_only() -> None:

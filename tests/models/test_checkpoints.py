@@ -75,6 +75,17 @@ def test_quantization_stays_near_the_full_weights(tinyllama_lookalike: Path, qua
     assert 0 < difference < 0.5
 
 
+def test_a_gpu_without_room_is_not_taken_for_a_damaged_file(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_base(tiny_checkpoint, ModelConfig(), dtype="float32", device="cpu")
+
+
 def test_a_missing_bitsandbytes_names_the_extra(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError) as caught:

@@ -84,28 +84,24 @@ def test_counting_without_weights_agrees_with_what_a_real_step_allocates(folder:
     from vademecum.planning.tracing import Allocations
     from vademecum.training.fused import fuse_adapters
     from vademecum.training.loss import loss_at
+    from vademecum.training.packed import attend_within_examples
 
     model = attach_adapter(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)), LoraConfig(), 0)
     model.train()
     fuse_adapters(model)
-    ids = torch.ones(4, 128, dtype=torch.long)
-    inputs = {"input_ids": ids, "position_ids": torch.arange(128).repeat(4, 1) % (40 if packed else 128)}
+    rows, width = (1, 512) if packed else (4, 128)
+    ids = torch.ones(rows, width, dtype=torch.long)
+    inputs: dict[str, Any] = {"input_ids": ids, "position_ids": torch.arange(width).repeat(rows, 1)}
+    if packed:
+        attend_within_examples(model)
+        inputs["example_lengths"] = (200, 100, 100, 112)
     some = torch.arange(300)
     allocations = Allocations()
     allocations.disregard(model)
     with allocations.watching():
         loss_at(model, inputs, some, some).backward()  # type: ignore[no-untyped-call]
-    assert predict(folder, packed=packed).activations_bytes == pytest.approx(allocations.peak_bytes, rel=0.02)
-
-
-def test_packed_rows_take_a_square_each_and_not_one_of_all_their_tokens(folder: Path) -> None:
-    """At least one byte for every pair of tokens of a row."""
-    alone, rows, line = (
-        predict(folder, packed=packed, rows=count, width=1024 // count).activations_bytes
-        for packed, count in ((False, 8), (True, 8), (True, 1))
-    )
-    assert alone < rows < line
-    assert line - rows >= 1024**2 - 8 * 128**2
+    predicted = predict(folder, packed=packed, rows=rows, width=width).activations_bytes
+    assert predicted == pytest.approx(allocations.peak_bytes, rel=0.02)
 
 
 def test_a_heap_has_holes_that_compact_memory_has_not(folder: Path) -> None:

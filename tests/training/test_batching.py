@@ -136,25 +136,6 @@ def test_packed_rows_hold_whole_examples_and_no_padding() -> None:
     assert layout.steps == -(-len(bins) // 2)
 
 
-def test_packed_rows_that_meet_are_padded_to_the_longest_of_them() -> None:
-    lengths = realistic_lengths(1100)
-    layout = lay_out(lengths, config(batching="packed", per_device_train_batch_size=4), seed=0)
-    for micro_batch in layout.micro_batches:
-        rows = layout.rows_of(micro_batch)
-        tokens = [sum(lengths[index] for index in row) for row in rows]
-        assert [index for row in rows for index in row] == micro_batch
-        assert len(rows) <= 4 and max(tokens) <= 512
-        assert layout.slots_of(micro_batch) == len(rows) * max(tokens)
-    assert 0 < layout.padded_fraction <= 0.02
-
-
-def test_halves_of_a_packed_micro_batch_are_of_whole_rows_while_there_are_several() -> None:
-    layout = Layout([[0, 1, 2, 3, 4]], 1, None, [5, 3, 6, 2, 1], pack_to=9)
-    assert layout.rows_of([0, 1, 2, 3, 4]) == [[0, 1], [2, 3, 4]]
-    assert layout.halved().micro_batches == [[0, 1], [2, 3, 4]]
-    assert layout.halved().halved().micro_batches == [[0], [1], [2], [3, 4]]
-
-
 def test_step_counts_are_of_the_step() -> None:
     layout = Layout([[0, 1], [2], [1], [0]], accumulation=2, pad_to=None, lengths=[3, 5, 7])
     assert layout.step_counts(0) == {"real_tokens": 15, "slots": 17, "examples": 3}
@@ -182,10 +163,10 @@ def test_collate_is_as_wide_as_its_longest_row() -> None:
 
 
 def test_collate_packed_restarts_positions_without_a_mask() -> None:
-    batch = collate_packed([example(5, 6, 7), example(8, 9), example(4, 3, prompt=0)], pad_id=1, pack_to=6)
-    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9], [4, 3, 1, 1, 1]]
-    assert batch["labels"].tolist() == [[-100, 6, 7, -100, 9], [-100, 3, -100, -100, -100]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 2, 3, 4]]
+    batch = collate_packed([example(5, 6, 7), example(8, 9)], pad_id=0)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
+    assert batch["labels"].tolist() == [[-100, 6, 7, -100, 9]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
     assert "attention_mask" not in batch
 
 

@@ -39,25 +39,10 @@ def test_a_row_loses_the_same_whatever_it_is_padded_to(build: Build) -> None:
     assert summed_loss(model, collate(rows, PAD, pad_to=32)).item() == pytest.approx(alone, rel=1e-5)
 
 
-@pytest.mark.parametrize("pack_to", [32, 64, 1000])
-def test_packed_examples_do_not_see_one_another(build: Build, pack_to: int) -> None:
-    model, rows = build(warm=True), examples(9)
+def test_packed_examples_do_not_see_one_another(build: Build) -> None:
+    model, rows = build(warm=True), examples(6)
     alone = sum(summed_loss(model, collate([row], PAD)).item() for row in rows)
-    assert summed_loss(model, collate_packed(rows, PAD, pack_to)).item() == pytest.approx(alone, rel=1e-5)
-
-
-def test_a_packed_micro_batch_has_a_square_for_every_row_and_none_of_its_own(build: Build) -> None:
-    model, rows = build(warm=True), examples(9)
-    batch = collate_packed(rows, PAD, pack_to=64)
-    masks: list[tuple[int, ...]] = []
-    for layer in model.get_base_model().model.layers:
-        layer.self_attn.register_forward_pre_hook(
-            lambda _module, _inputs, given: masks.append(tuple(given["attention_mask"].shape)), with_kwargs=True
-        )
-    summed_loss(model, batch)
-    count, width = batch["input_ids"].shape
-    assert count > 2 and width <= 64
-    assert set(masks) == {(count, 1, width, width)}
+    assert summed_loss(model, collate_packed(rows, PAD)).item() == pytest.approx(alone, rel=1e-5)
 
 
 def test_the_loss_of_each_row_is_its_own_and_the_mode_is_left(build: Build) -> None:

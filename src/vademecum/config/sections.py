@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -94,6 +94,12 @@ class ModelConfig(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; `auto` takes an accelerator where there is one."""
 
+    @field_validator("quantization", mode="before")
+    @classmethod
+    def _none_is_a_word(cls, value: object) -> object:
+        """For every other setting `--set section.key=none` unsets."""
+        return "none" if value is None else value
+
 
 class LoraConfig(Section):
     """The adapter, in PEFT's words."""
@@ -112,7 +118,7 @@ class TrainConfig(Section):
     """Training, in the words of TRL and transformers where they have one."""
 
     batching: Literal["grouped", "padded", "packed"] = "grouped"
-    """`grouped`: rows of like length, up to a token budget. `padded`: all rows to max_length. `packed`: TRL's own."""
+    """`grouped`: rows of like length together. `padded`: all rows to max_length. `packed`: end to end, no padding."""
     max_length: Annotated[int, Field(ge=16)] = 512
     """Longest row in tokens, prompt and answer together."""
     overlong: Literal["cut", "drop", "split"] = "cut"

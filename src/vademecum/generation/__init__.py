@@ -8,10 +8,11 @@ from vademecum.generation.answers import (
     generate,
     probe_generation,
 )
-from vademecum.generation.decoding import Decoding
+from vademecum.generation.decoding import REFILLED_BATCHES, Decoding
 from vademecum.generation.repetition import is_looping
 
 __all__ = [
+    "REFILLED_BATCHES",
     "Decoding",
     "GenerationTiming",
     "PredictionSink",

@@ -20,9 +20,6 @@ from vademecum.stopping import Stop
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CHUNK_SLOTS = 16_384
-"""Tokens of prompt, padding included, that are read at once: long prompts go fewer at a time, to bound the memory."""
-
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -70,7 +67,7 @@ class GenerationTiming(Record):
 
 
 def chunks(prompts: Sequence[Prompt], decoding: Decoding) -> list[list[Prompt]]:
-    """The prompts that are answered together: longest first, ties by id, at most `batch_size` to a chunk.
+    """The prompts that are answered together: longest first, ties by id, `batch_size` times `chunk_batches` to a chunk.
 
     Longest first, so that memory that does not suffice is noticed at once. Very long prompts go fewer to a chunk.
     """
@@ -79,7 +76,7 @@ def chunks(prompts: Sequence[Prompt], decoding: Decoding) -> list[list[Prompt]]:
     for prompt in sorted(prompts, key=lambda prompt: (-len(prompt.input_ids), prompt.id)):
         if room == 0:
             found.append([])
-            room = min(decoding.batch_size, max(1, CHUNK_SLOTS // max(1, len(prompt.input_ids))))
+            room = decoding.chunk_batches * decoding.rows(len(prompt.input_ids))
         found[-1].append(prompt)
         room -= 1
     return found

@@ -1,11 +1,14 @@
-"""The decode loop: a few prompts in, their answers' token ids out.
+"""The decode loop: the prompts of a chunk in, their answers' token ids out.
 
-Rows that have ended leave the batch at once, so that the longest answer of a chunk does not cost a whole batch per
-token. The answers are those of one prompt at a time: greedy ones differ only where two logits tie to within rounding.
+Rows that have ended leave the batch at once, and prompts of the chunk that still wait take their places, so that the
+longest answer does not cost a whole batch per token. The answers are those of one prompt at a time: greedy ones differ
+only where two logits tie to within rounding.
 """
 
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -18,6 +21,14 @@ from vademecum.stopping import Stop
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+
+READ_SLOTS = 16_384
+"""Tokens of prompt, padding included, that are read at once: long prompts go fewer at a time, to bound the memory."""
+REFILL_SHARE = 0.25
+"""Part of the rows that must be free before new prompts are read: a few at a time keep no processor busy."""
+REFILLED_BATCHES = 4
+"""What `chunk_batches` is where rows are replaced: more would keep the batch full for longer, and a kill lose more."""
 
 
 class Decoding(Record):
@@ -33,8 +44,14 @@ class Decoding(Record):
     """Never write the same n tokens twice in one answer; 0 is off."""
     batch_size: Annotated[int, Field(gt=0)] = 16
     """Most answers written at a time."""
+    chunk_batches: Annotated[int, Field(gt=0)] = 1
+    """A chunk has so many times the prompts that are answered at a time; above 1, they replace rows that have ended."""
     seed: int = 0
-    """With a temperature: chunk number c draws its random numbers from seed + c."""
+    """With a temperature: chunk number c draws its random numbers from seed + c, for every answer its own."""
+
+    def rows(self, longest: int) -> int:
+        """How many answers are written at a time when the longest prompt has so many tokens."""
+        return min(self.batch_size, max(1, READ_SLOTS // max(1, longest)))
 
 
 @dataclass(slots=True)
@@ -44,6 +61,8 @@ class Answer:
     row: int
     """Its place among the prompts."""
     ban: RepeatBan
+    draws: Random
+    """One number for every token: what a row draws does not depend on the others."""
     ids: list[int] = field(default_factory=list)
     """The new tokens; an end token is not among them."""
     stopped: Stopped = "length"
@@ -104,14 +123,50 @@ class Batch:
                     setattr(layer, name, torch.cat([read, last], dim=2))
         self._width += tokens
 
+    @property
+    def can_join(self) -> bool:
+        """Only what full attention looks back on can be cut and padded on the left."""
+        from transformers.cache_utils import DynamicLayer
+
+        return all(type(layer) is DynamicLayer for layer in self._cache.layers)
+
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these."""
+        """Drop all rows but these, and the columns that are padding to all of these."""
         import torch
 
         index = torch.tensor(rows, device=self._padding.device)
         self._padding = self._padding[index]
         # Of the methods that select rows, this is the one that every kind of cache layer has.
         self._cache.reorder_cache(index)
+        if self.can_join:
+            self._widen(-int(self._padding.min()))
+
+    def join(self, others: "Batch") -> None:
+        """Put the rows of another batch behind its own. All rows end in the last column; the other batch is used up."""
+        import torch
+
+        width = max(self._width, others._width)
+        self._widen(width - self._width)
+        others._widen(width - others._width)
+        self._padding = torch.cat([self._padding, others._padding])
+        for layer, other in zip(self._cache.layers, others._cache.layers, strict=True):
+            if layer.is_initialized:
+                layer.keys, layer.values = torch.cat([layer.keys, other.keys]), torch.cat([layer.values, other.values])
+                other.keys = other.values = None
+
+    def _widen(self, columns: int) -> None:
+        """Put so many columns of padding on the left of all rows; take them away where the number is negative."""
+        from torch.nn.functional import pad
+
+        if columns == 0:
+            return
+        self._width += columns
+        self._padding = self._padding + columns
+        for layer in (layer for layer in self._cache.layers if layer.is_initialized):
+            for name in ("keys", "values"):
+                read = getattr(layer, name)
+                changed = pad(read, (0, 0, columns, 0)) if columns > 0 else read[:, :, -columns:]
+                setattr(layer, name, changed)
 
     def _read(self, ids: "Tensor") -> "Tensor":
         import torch
@@ -137,7 +192,10 @@ def decode(
     seed: int,
     stop: Stop,
 ) -> list[Answer]:
-    """Answer some prompts together; in their order, each with a reason why it stopped.
+    """Answer some prompts, as many at a time as `decoding` says; in their order, each with a reason why it stopped.
+
+    Whenever `REFILL_SHARE` of the rows have ended, the next prompts are read and join the others. The batch is never
+    wider than the longest prompt and its answer.
 
     Raises:
         RunError: the model's logits are not numbers.
@@ -145,26 +203,39 @@ def decode(
     """
     import torch
 
-    answers = [Answer(row, RepeatBan(decoding.no_repeat_ngram_size)) for row in range(len(prompts))]
-    # On the CPU, so that the numbers do not depend on the device.
-    generator = torch.Generator().manual_seed(seed)
+    answers = [
+        Answer(row, RepeatBan(decoding.no_repeat_ngram_size), Random(f"{seed}/{row}")) for row in range(len(prompts))
+    ]
+    waiting = deque(answers)
+    rows = decoding.rows(max(map(len, prompts)))
+
+    def begin(count: int) -> tuple[list[Answer], Batch, "Tensor"]:
+        taken = [waiting.popleft() for _ in range(min(count, len(waiting)))]
+        batch = Batch(model, [prompts[answer.row] for answer in taken])
+        return taken, batch, batch.start()
+
     with torch.inference_mode():
-        batch = Batch(model, prompts)
-        logits, active = batch.start(), answers
+        active, batch, logits = begin(rows)
         while True:
             stop.check()
             _ban(logits, active)
-            # One number for every prompt, ended or not: a row's draws do not depend on when others end.
-            draws = torch.rand(len(prompts), generator=generator, dtype=torch.float64)
-            tokens = _choose(logits, decoding, draws[[answer.row for answer in active]])
+            tokens = _choose(logits, decoding, [answer.draws.random() for answer in active])
             written = enumerate(zip(active, tokens.tolist(), strict=True))
             going = [i for i, (answer, token) in written if answer.take(token, ends, decoding.max_new_tokens)]
-            if not going:
+            if going:
+                if len(going) < len(active):
+                    batch.keep(going)
+                active = [active[i] for i in going]
+                logits = batch.go_on(tokens[going])
+                free = rows - len(active)
+                if waiting and batch.can_join and free >= rows * REFILL_SHARE:
+                    fresh, joining, read = begin(free)
+                    batch.join(joining)
+                    active, logits = active + fresh, torch.cat([logits, read])
+            elif waiting:
+                active, batch, logits = begin(rows)
+            else:
                 return answers
-            if len(going) < len(active):
-                batch.keep(going)
-                active, tokens = [active[i] for i in going], tokens[going]
-            logits = batch.go_on(tokens)
 
 
 def _ban(logits: "Tensor", active: Iterable[Answer]) -> None:
@@ -175,7 +246,7 @@ def _ban(logits: "Tensor", active: Iterable[Answer]) -> None:
         logits[list(rows), list(tokens)] = -float("inf")
 
 
-def _choose(logits: "Tensor", decoding: Decoding, draws: "Tensor") -> "Tensor":
+def _choose(logits: "Tensor", decoding: Decoding, draws: Sequence[float]) -> "Tensor":
     """One token per row: the likeliest, or the one on which the row's draw from [0, 1) falls.
 
     Nucleus sampling as in Holtzman et al. 2020, https://arxiv.org/abs/1904.09751.
@@ -195,5 +266,6 @@ def _choose(logits: "Tensor", decoding: Decoding, draws: "Tensor") -> "Tensor":
     total = likelihood.cumsum(dim=-1)
     nucleus = (total - likelihood < decoding.top_p).sum(dim=-1, keepdim=True)
     mass = total.gather(-1, nucleus - 1)
-    place = torch.searchsorted(total, draws.to(total.device)[:, None] * mass, right=True)
+    drawn = torch.tensor(draws, dtype=torch.float64, device=total.device)[:, None]
+    place = torch.searchsorted(total, drawn * mass, right=True)
     return order.gather(-1, place.minimum(nucleus - 1))[:, 0]

@@ -115,6 +115,7 @@ def load_base(path: Path, config: ModelConfig, *, dtype: str, device: str) -> "P
         SourceError: weights are missing, left over, of another shape, not finite or too large for `dtype`; or
             transformers does not know the architecture; or it is no decoder.
     """
+    import torch
     from transformers import AutoModelForCausalLM
 
     check_numbers(path, dtype)
@@ -135,6 +136,8 @@ def load_base(path: Path, config: ModelConfig, *, dtype: str, device: str) -> "P
                 ignore_mismatched_sizes=True,  # they are refused below, in a sentence
                 **options,
             )
+    except torch.OutOfMemoryError:  # which is told by those who know for what the memory was
+        raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise SourceError(
             f"The model in {str(path)!r} cannot be loaded: {error}",

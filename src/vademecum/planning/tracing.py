@@ -95,19 +95,17 @@ def shapeless(config: "PretrainedConfig", dtype: str, lora: LoraConfig | None = 
 
 
 @contextmanager
-def faked(model: "PreTrainedModel", *, packed: bool) -> Iterator[None]:
+def faked(model: "PreTrainedModel") -> Iterator[None]:
     """Give a model on the meta device tensors that pretend to lie on the CPU, and run the block without memory.
 
-    As on the CPU, attention is the kind that never holds a square of scores; CUDA's own is of that kind too. Only
-    `packed` rows need a mask, which is a square for every row.
+    As on the CPU, attention is the kind that never holds a square of scores; CUDA's own is of that kind too.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import masking_utils
 
-    # transformers looks at the positions for packed rows; where it cannot read them, it builds the mask to be safe.
+    # transformers looks at the positions for packed rows; where it cannot read them, it builds a mask to be safe.
     found_by_positions = masking_utils.find_packed_sequence_indices
-    if not packed:
-        masking_utils.find_packed_sequence_indices = lambda _: None
+    masking_utils.find_packed_sequence_indices = lambda _: None
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             _replace_tensors(model)

@@ -3,6 +3,7 @@ predict/SYSTEM: test pairs → predictions/SYSTEM.jsonl, chunk by chunk."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from vademecum.config import EvaluateConfig, ModelConfig, RunConfig
 from vademecum.errors import RunError
 from vademecum.evaluation import METRICS, score
 from vademecum.files import write_whole
-from vademecum.generation import Decoding, chunks, generate
+from vademecum.generation import REFILLED_BATCHES, Decoding, chunks, generate
 from vademecum.hardware import compact_memory, limit_cuda_memory, limit_threads, out_of_memory_told
 from vademecum.models import load_adapter, logits_change, merge
 from vademecum.planning import Plan
@@ -67,14 +68,19 @@ class ChunkFiles:
         return self.folder / f"chunk-{chunk:05d}.jsonl"
 
 
-def decoding_for(config: RunConfig, no_repeat_ngram_size: int) -> Decoding:
-    """The decoding that every system of the run uses; expects a configuration that the plan was applied to."""
+def decoding_for(config: RunConfig, no_repeat_ngram_size: int, *, refill: bool = False) -> Decoding:
+    """The decoding that every system of the run uses; expects a configuration that the plan was applied to.
+
+    `refill`: prompts take the places of answers that have ended. On a GPU, where a step takes about as long for a few
+    rows as for many; on a CPU a step costs what its rows cost, and little is gained (docs/experiments.md).
+    """
     return Decoding(
         max_new_tokens=config.generate.max_new_tokens,
         temperature=config.generate.temperature,
         top_p=config.generate.top_p,
         no_repeat_ngram_size=no_repeat_ngram_size,
         batch_size=config.generate.batch_size or 1,
+        chunk_batches=REFILLED_BATCHES if refill else 1,
         seed=config.seed,
     )
 
@@ -96,10 +102,12 @@ def _can_try(road: Road) -> list[str]:
 def choose_decoding(road: Road, folder: Path) -> None:
     """Answer validation pairs with each repetition control; keep the one with the best mean ROUGE over the systems."""
     run = road.run
-    config = run.read_record("plan.json", Plan).apply(road.config)
+    plan = run.read_record("plan.json", Plan)
+    config = plan.apply(road.config)
+    decoding_of = partial(decoding_for, config, refill=plan.device != "cpu")
     systems, size = _can_try(road), config.generate.no_repeat_ngram_size
     if size != "auto" or not systems:
-        chosen = decoding_for(config, 0 if size == "auto" else size)
+        chosen = decoding_of(0 if size == "auto" else size)
         run.write_json("decoding.json", {"decoding": chosen.model_dump(), "chosen_on": {}})
         return
     pairs, base = Pairs.read(road), Base.locate(road)
@@ -110,7 +118,7 @@ def choose_decoding(road: Road, folder: Path) -> None:
     for system in systems:
         model = _load(road, base, system)
         for size in REPETITION_CONTROLS:
-            decoding = decoding_for(config, size)
+            decoding = decoding_of(size)
             place = folder / f"{system}-{size}"
             sink = ChunkFiles(place, len(chunks(prompts, decoding)), road.stop)
             generate(model, base.tokenizer, prompts, decoding, sink)
@@ -121,7 +129,7 @@ def choose_decoding(road: Road, folder: Path) -> None:
     run.write_json(
         "decoding.json",
         {
-            "decoding": decoding_for(config, best).model_dump(),
+            "decoding": decoding_of(best).model_dump(),
             "chosen_on": {
                 "validation_pairs": len(asked),
                 "systems": systems,
@@ -196,7 +204,7 @@ def answer_with(system: str) -> Callable[[Road, Path], None]:
             len(chunks(prompts, decoding)),
             road.stop,
             lambda done, total: road.observer.progress(
-                min(len(prompts), done * decoding.batch_size), len(prompts), "answers"
+                min(len(prompts), done * decoding.batch_size * decoding.chunk_batches), len(prompts), "answers"
             ),
         )
         generate(_load(road, base, system), base.tokenizer, prompts, decoding, sink)

@@ -139,7 +139,7 @@ def choose_size(situation: Situation) -> Size:
     hardware = probe_hardware(wanted=config.model.device, rates_cache=cache_folder())
     device = hardware.device
     dtype, reason = choose_dtype(hardware) if config.model.dtype == "auto" else (config.model.dtype, "as configured")
-    process = process_bytes(device)
+    process = process_bytes(device, dtype)
     whole = memory_limit_bytes(config.budget, device)
     limit = memory_limit_bytes(config.budget, device, situation.ranks.local_size)
     predictor = _Predictor(situation, device, dtype, process)
@@ -242,16 +242,17 @@ class _Predictor:
         one_pass = {"num_train_epochs": 1, "max_steps": None}
         layout = situation.layout(settings.training(train).model_copy(update=one_pass))
         worst = max(layout.micro_batches, key=layout.slots_of)
-        rows = len(layout.rows_of(worst))
+        slots = layout.slots_of(worst)
+        rows = 1 if layout.packed else len(worst)
         trained = situation.trained_tokens
         return TrainingShape(
             rows=rows,
-            width=layout.slots_of(worst) // rows,
+            width=slots // rows,
             trained_tokens=max(sum(trained[index] for index in batch) for batch in layout.micro_batches),
             gradient_checkpointing=settings.gradient_checkpointing,
             quantization=settings.quantization,
             compact=settings.compact or self.device != "cpu",
-            packed=layout.pack_to is not None,
+            packed=layout.packed,
         )
 
 

@@ -8,9 +8,9 @@ first k micro-batches", and what a step costs is known before it runs.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice, pairwise
+from itertools import islice
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vademecum.config.sections import TrainConfig
 from vademecum.errors import InputError, RunError
@@ -34,8 +34,8 @@ class Layout:
     """Tokens per row after padding; none: as long as the micro-batch's longest row."""
     lengths: list[int]
     """Tokens of every example, in the order of the examples."""
-    pack_to: int | None = None
-    """Most tokens of a packed row, which holds examples end to end; none: every example has a row of its own."""
+    packed: bool = False
+    """A micro-batch is one row: its examples end to end, without padding."""
     processes: int = 1
     """That share the micro-batches of a step, each as many as the others."""
 
@@ -64,17 +64,11 @@ class Layout:
         """Slots of the largest micro-batch: what decides the peak memory."""
         return max(self.slots_of(rows) for rows in self.micro_batches)
 
-    def rows_of(self, micro_batch: Sequence[int]) -> list[list[int]]:
-        """The examples of one micro-batch, row by row."""
-        if self.pack_to is None:
-            return [[index] for index in micro_batch]
-        cuts = _cut([self.lengths[index] for index in micro_batch], self.pack_to)
-        return [list(micro_batch[cut]) for cut in cuts]
-
-    def slots_of(self, micro_batch: Sequence[int]) -> int:
+    def slots_of(self, rows: Sequence[int]) -> int:
         """Token positions of one micro-batch, padding included."""
-        tokens = [sum(self.lengths[index] for index in row) for row in self.rows_of(micro_batch)]
-        return len(tokens) * (self.pad_to or max(tokens))
+        if self.packed:
+            return sum(self.lengths[index] for index in rows)
+        return len(rows) * (self.pad_to or max(self.lengths[index] for index in rows))
 
     def step(self, number: int) -> list[list[int]]:
         """The micro-batches of optimizer step `number`, counted from zero."""
@@ -108,12 +102,11 @@ class Layout:
         """The same examples in the same steps, in twice as many micro-batches.
 
         The micro-batch with the most slots is cut in two, again and again, until its step has enough: an even step
-        comes in halves, and where a micro-batch is a single example, others make up for it. All steps have the same
-        number of micro-batches, so a step with fewer examples than that leaves fewer to all. Packed rows stay whole as
-        long as there are several.
+        comes in halves, and where a micro-batch is a single row, others make up for it. All steps have the same number
+        of micro-batches, so a step with fewer rows than that leaves fewer to all.
 
         Raises:
-            RunError: a step has no more examples than micro-batches.
+            RunError: a step has no more rows than micro-batches.
         """
         steps = [self.step(number) for number in range(self.steps)]
         count = min(2 * self.accumulation, *(sum(map(len, batches)) for batches in steps))
@@ -134,23 +127,9 @@ class Layout:
         while len(batches) < count:
             divisible = [number for number, rows in enumerate(batches) if len(rows) > 1]
             largest = max(divisible, key=lambda number: self.slots_of(batches[number]))
-            parts = self.rows_of(batches[largest])
-            if len(parts) == 1:
-                parts = [[index] for index in parts[0]]
-            half = len(parts) // 2
-            batches[largest : largest + 1] = [list(chain(*parts[:half])), list(chain(*parts[half:]))]
+            rows = batches[largest]
+            batches[largest : largest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
         return batches
-
-
-def _cut(lengths: Sequence[int], most_tokens: int) -> list[slice]:
-    """Cut a sequence of examples into rows, each as full as it gets: no other cutting needs fewer rows."""
-    starts, tokens = [0], 0
-    for place, length in enumerate(lengths):
-        if place and tokens + length > most_tokens:
-            starts.append(place)
-            tokens = 0
-        tokens += length
-    return [slice(*ends) for ends in pairwise([*starts, len(lengths)])]
 
 
 def lay_out(lengths: Sequence[int], config: TrainConfig, *, seed: int, steps: int | None = None) -> Layout:
@@ -170,9 +149,8 @@ def lay_out(lengths: Sequence[int], config: TrainConfig, *, seed: int, steps: in
     `padded`: random order, every row padded to `max_length`; a step that a pass does not fill goes on with the next
     pass.
 
-    `packed`: TRL's best-fit-decreasing packing into rows of up to `max_length`, once; the packed rows then in random
-    order like `padded`, but padded only to the longest that they meet, and where two that meet fit into one row, they
-    share it.
+    `packed`: TRL's best-fit-decreasing packing into rows of up to `max_length`, once; the packed rows then like
+    `padded`.
 
     Raises:
         InputError: there are no rows, or a row is longer than `max_length`.
@@ -195,8 +173,8 @@ def lay_out(lengths: Sequence[int], config: TrainConfig, *, seed: int, steps: in
         batches = _lay_out_whole([[index] for index in range(len(rows))], config, seed, wanted)
     else:
         batches = _lay_out_whole(pack(rows, config.max_length), config, seed, wanted)
-    pad_to, pack_to = (config.max_length if config.batching == kind else None for kind in ("padded", "packed"))
-    return Layout(batches, config.batch_shape[1], pad_to, rows, pack_to)
+    pad_to = config.max_length if config.batching == "padded" else None
+    return Layout(batches, config.batch_shape[1], pad_to, rows, config.batching == "packed")
 
 
 def pack(lengths: Sequence[int], max_length: int) -> list[list[int]]:
@@ -241,32 +219,16 @@ def collate(examples: Sequence[Example], pad_id: int, pad_to: int | None = None)
     return {"input_ids": input_ids, "labels": labels, "position_ids": torch.arange(width).repeat(len(examples), 1)}
 
 
-def collate_packed(examples: Sequence[Example], pad_id: int, pack_to: int) -> dict[str, "Tensor"]:
-    """Lay `examples` end to end in rows of at most `pack_to` tokens, and pad these as `collate` does.
+def collate_packed(examples: Sequence[Example], pad_id: int) -> dict[str, Any]:
+    """Lay `examples` end to end in one row, by TRL's own collator: (1, tokens), and positions that restart at each.
 
-    The positions restart at every example. There is no attention mask: transformers makes one of the restarts, for
-    every row its own square; a mask of ones would let examples see one another. The first token of an example is not
-    trained, for what stands before it is another example.
+    No attention mask; `example_lengths` says where they end (vademecum.training.packed).
     """
-    import torch
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    rows = [examples[cut] for cut in _cut([example.length for example in examples], pack_to)]
-    batch = collate([_joined(row) for row in rows], pad_id)
-    positions = batch["position_ids"]
-    for row, joined in enumerate(rows):
-        start = 0
-        for example in joined:
-            positions[row, start:] = torch.arange(positions.shape[1] - start)
-            start += example.length
-    return batch
-
-
-def _joined(examples: Sequence[Example]) -> Example:
-    return Example(
-        id=examples[0].id,
-        input_ids=[token for example in examples for token in example.input_ids],
-        labels=[label for example in examples for label in (IGNORED, *example.labels[1:])],
-    )
+    collator = DataCollatorForLanguageModeling(pad_token_id=pad_id, padding_free=True)
+    batch = collator([{"input_ids": example.input_ids, "labels": example.labels} for example in examples])
+    return {**batch, "example_lengths": tuple(example.length for example in examples)}
 
 
 def _lay_out_whole(units: list[list[int]], config: TrainConfig, seed: int, wanted: int | None) -> list[list[int]]:

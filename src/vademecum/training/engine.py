@@ -14,6 +14,7 @@ from vademecum.training.adaptations import Adaptation, Schedule
 from vademecum.training.batching import collate, collate_packed
 from vademecum.training.checkpoints import is_whole, sealed
 from vademecum.training.loss import ExampleLoss, example_losses, per_token, summed_loss, trained_tokens
+from vademecum.training.packed import attend_within_examples
 from vademecum.training.protocol import TrainingData
 from vademecum.training.ranks import Ranks
 from vademecum.training.watch import Watch
@@ -93,6 +94,8 @@ def build_trainer(
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback
 
+    if data.layout.packed:
+        attend_within_examples(model)
     loader = build_loader(data)
     # TRL wants datasets to look at; the rows come from the loader alone.
     train_ids, validation_ids = (
@@ -190,8 +193,8 @@ def build_loader(data: TrainingData) -> "DataLoader[Any]":
     from torch.utils.data import DataLoader
 
     layout = data.share
-    if layout.pack_to is not None:
-        join: Callable[..., dict[str, Tensor]] = partial(collate_packed, pad_id=data.pad_id, pack_to=layout.pack_to)
+    if layout.packed:
+        join: Callable[..., dict[str, Any]] = partial(collate_packed, pad_id=data.pad_id)
     else:
         join = partial(collate, pad_id=data.pad_id, pad_to=layout.pad_to)
     return DataLoader(data.examples, batch_sampler=layout.micro_batches, collate_fn=join)  # type: ignore[arg-type]
@@ -266,8 +269,9 @@ def boundary_callback(trainer: Any, stop: Stop, watch: Watch) -> Any:  # noqa: A
 
 @contextmanager
 def unwrapped_after(model: Any) -> Iterator[None]:  # noqa: ANN401  PEFT's and transformers' models are untyped here
-    """Take away afterwards what Accelerate (autocast) and TRL (a fused head) put over the `forward` of the models
-    inside."""
+    """Take away afterwards what Accelerate (autocast), TRL (a fused head) and this package put over the `forward` of
+    the modules inside, and the attention of packed rows."""
+    attention = model.config._attn_implementation
     modules = [module for module in model.modules() if "forward" not in vars(module)]
     mode = model.training
     try:
@@ -275,5 +279,7 @@ def unwrapped_after(model: Any) -> Iterator[None]:  # noqa: ANN401  PEFT's and t
     finally:
         for module in modules:
             vars(module).pop("forward", None)
+        if model.config._attn_implementation != attention:
+            model.set_attn_implementation(attention)
         vars(model).pop("_is_accelerate_prepared", None)  # else a second training would go without autocast
         model.train(mode)

@@ -32,12 +32,12 @@ def trained_tokens(labels: "Tensor") -> int:
     return int((labels[:, 1:] != IGNORED).sum())
 
 
-def summed_loss(model: "Module", batch: Mapping[str, "Tensor"]) -> "Tensor":
+def summed_loss(model: "Module", batch: Mapping[str, Any]) -> "Tensor":
     """Cross entropy in nats, summed over the trained tokens of `batch`, in float32; a scalar."""
     return _losses(model, batch)[0].sum()
 
 
-def _losses(model: "Module", batch: Mapping[str, "Tensor"]) -> tuple["Tensor", "Tensor"]:
+def _losses(model: "Module", batch: Mapping[str, Any]) -> tuple["Tensor", "Tensor"]:
     """Cross entropy (n,) of all trained tokens of `batch`, and the row (n,) that each lies in."""
     labels = batch["labels"]
     trained = labels[:, 1:] != IGNORED
@@ -46,12 +46,12 @@ def _losses(model: "Module", batch: Mapping[str, "Tensor"]) -> tuple["Tensor", "
     return token_losses(model, inputs, rows * labels.shape[1] + columns, labels[:, 1:][trained]), rows
 
 
-def loss_at(model: "Module", inputs: Mapping[str, "Tensor"], positions: "Tensor", targets: "Tensor") -> "Tensor":
+def loss_at(model: "Module", inputs: Mapping[str, Any], positions: "Tensor", targets: "Tensor") -> "Tensor":
     """Summed cross entropy of the tokens `targets`, as `token_losses` gives it; a scalar."""
     return token_losses(model, inputs, positions, targets).sum()
 
 
-def token_losses(model: "Module", inputs: Mapping[str, "Tensor"], positions: "Tensor", targets: "Tensor") -> "Tensor":
+def token_losses(model: "Module", inputs: Mapping[str, Any], positions: "Tensor", targets: "Tensor") -> "Tensor":
     """Cross entropy (n,) of the tokens `targets` (n,) that follow `positions` (n,), counted row after row.
 
     The output layer sees only these positions: prompts and pads cost no row of vocabulary size. What a model does with

@@ -1,0 +1,124 @@
+"""Attention in a row that holds several examples, each of which sees itself alone.
+
+transformers tells packed examples apart by a mask, a square of the whole row, and with a mask PyTorch's attention
+leaves its fast causal kernels. Here every example is attended to by itself: one call of the causal kernel for each, or,
+on a GPU that has it, one call of `torch.nn.attention.varlen` for all. Where they end comes in with the model's call, as
+`example_lengths`.
+"""
+
+from functools import lru_cache
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from vademecum.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+NAME = "vademecum_packed"
+"""As which transformers knows it."""
+VARLEN_CAPABILITY = (8, 0)
+VARLEN_HEAD_WIDTH = 256
+"""What the kernel of `torch.nn.attention.varlen` needs: CUDA of this compute capability, heads up to this width, and
+16 bits. https://docs.pytorch.org/docs/stable/nn.attention.varlen.html, https://github.com/Dao-AILab/flash-attention"""
+
+
+def attend_within_examples(model: Any) -> None:  # noqa: ANN401  PEFT's and transformers' models are untyped here
+    """Let `model` take `example_lengths` in its call, a tuple that sums up to the width of its only row.
+
+    Without them it attends causally to rows that are padded on the right, if at all. Undone by `unwrapped_after`.
+
+    Raises:
+        ConfigError: the model's own code attends in another way.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attend)
+    model.set_attn_implementation(NAME)
+    if model.config._attn_implementation != NAME:
+        raise ConfigError(
+            f"rows of a {model.config.model_type} model cannot be packed: its attention heeds no ends of examples",
+            hint="set train.batching to grouped",
+        )
+
+
+def attend(
+    module: "Module",
+    query: "Tensor",
+    key: "Tensor",
+    value: "Tensor",
+    _: "Tensor | None",
+    **options: Any,  # noqa: ANN401  whatever the model hands to its attention
+) -> tuple["Tensor", None]:
+    """transformers' interface: `query`, `key` and `value` (rows, heads, tokens, width) to (rows, tokens, heads, width).
+
+    A token sees those before it in its example; with the option `sliding_window` only so many, itself included. There
+    is never a mask.
+    """
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    lengths = tuple(options.pop("example_lengths", None) or (query.shape[2],))
+    window = options.pop("sliding_window", None)
+    if len(lengths) > 1 and not options.get("dropout") and _has_varlen(query, value):
+        return _attend_at_once(query, key, value, lengths, window, options.get("scaling")), None
+    # `split`, for on the way back it joins the parts' gradients; slices would each add a whole one.
+    parts = zip(*(torch.split(tensor, list(lengths), dim=2) for tensor in (query, key, value)), strict=True)
+    attended = [sdpa_attention_forward(module, *part, _mask(part[0], window), **options)[0] for part in parts]
+    return attended[0] if len(attended) == 1 else torch.cat(attended, dim=1), None
+
+
+def _mask(query: "Tensor", window: int | None) -> "Tensor | None":
+    """The mask that a window needs, of shape (tokens, tokens), where an example is longer than it."""
+    import torch
+
+    tokens = query.shape[2]
+    if window is None or tokens <= window:
+        return None
+    return torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril().triu(1 - window)
+
+
+def _has_varlen(query: "Tensor", value: "Tensor") -> bool:
+    import torch
+
+    return (
+        query.is_cuda
+        and query.dtype in (torch.float16, torch.bfloat16)
+        and query.shape[-1] == value.shape[-1] <= VARLEN_HEAD_WIDTH
+        and torch.cuda.get_device_capability(query.device) >= VARLEN_CAPABILITY
+    )
+
+
+def _attend_at_once(
+    query: "Tensor",
+    key: "Tensor",
+    value: "Tensor",
+    lengths: tuple[int, ...],
+    window: int | None,
+    scaling: float | None,
+) -> "Tensor":
+    from torch.nn.attention.varlen import varlen_attn
+
+    starts, longest = _starts(lengths, query.device), max(lengths)
+    attended: Tensor = varlen_attn(  # type: ignore[assignment]  # a pair only where more is asked for
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        starts,
+        starts,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=True,
+    )
+    return attended.unsqueeze(0)
+
+
+@lru_cache(maxsize=4)
+def _starts(lengths: tuple[int, ...], device: Any) -> "Tensor":  # noqa: ANN401  torch.device
+    """Where each example begins, and the end; kept, for all layers of a step ask for the same."""
+    import torch
+
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)

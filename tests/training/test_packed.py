@@ -1,0 +1,143 @@
+"""Packed examples are attended to each by itself, by whatever kernel the machine has."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tests.training.tiny import PAD, Build, examples
+from transformers import AutoModelForCausalLM, FalconConfig, MistralConfig
+
+from vademecum.errors import ConfigError
+from vademecum.training import packed
+from vademecum.training.batching import collate, collate_packed
+from vademecum.training.engine import unwrapped_after
+from vademecum.training.loss import summed_loss
+from vademecum.training.packed import attend, attend_within_examples
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning"),
+]
+LENGTHS = (5, 1, 9, 4)
+
+
+def windowed() -> PeftModel:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=2048, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=6, initializer_range=0.3,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    return get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=False))
+
+
+def gradients(model: PeftModel, batches: Sequence[dict[str, Any]]) -> tuple[float, torch.Tensor]:
+    """The summed loss of all batches, and what it says to the adapter, in one vector."""
+    model.zero_grad()
+    losses = [summed_loss(model, batch) for batch in batches]
+    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+    found = [weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]
+    return sum(loss.item() for loss in losses), torch.cat(found)
+
+
+@pytest.mark.parametrize("window", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_packed_examples_train_as_they_would_alone(build: Build, window: bool, checkpointing: bool) -> None:
+    model, rows = windowed() if window else build(warm=True), examples(9)
+    assert max(row.length for row in rows) > 6
+    loss, alone = gradients(model, [collate([row], PAD) for row in rows])
+    model.train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    with unwrapped_after(model):
+        attend_within_examples(model)
+        together, found = gradients(model, [collate_packed(rows, PAD)])
+        padded, _ = gradients(model, [collate(rows, PAD)])
+    assert together == pytest.approx(loss, rel=1e-5) == pytest.approx(padded, rel=1e-5)
+    assert (found - alone).norm() < 1e-4 * alone.norm()
+
+
+def test_no_layer_is_given_a_mask_while_rows_are_packed(build: Build) -> None:
+    model = build()
+    masks: list[object] = []
+    for layer in model.get_base_model().model.layers:
+        layer.self_attn.register_forward_pre_hook(
+            lambda _module, _inputs, given: masks.append(given["attention_mask"]), with_kwargs=True
+        )
+    batch = collate_packed(examples(5), PAD)
+    with unwrapped_after(model):
+        attend_within_examples(model)
+        summed_loss(model, batch)
+    assert masks and all(mask is None for mask in masks)
+    masks.clear()
+    summed_loss(model, batch)
+    assert all(isinstance(mask, torch.Tensor) for mask in masks), "afterwards attention should be transformers' own"
+
+
+def test_a_model_whose_own_code_attends_is_refused() -> None:
+    config = FalconConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    with pytest.raises(ConfigError, match="falcon model cannot be packed"):
+        attend_within_examples(model)
+
+
+@pytest.fixture
+def varlen_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """PyTorch's kernel for examples of different lengths, written out as its documentation says: CUDA alone has it."""
+    longest: list[tuple[int, ...]] = []
+
+    def plain(query: Any, key: Any, value: Any, *ends: Any, **given: Any) -> Any:
+        left, right = given["window_size"]
+        starts, starts_of_keys, *longest_ones = ends
+        assert given["enable_gqa"] and right == 0
+        assert starts.dtype == torch.int32 and starts.equal(starts_of_keys)
+        longest.append(tuple(longest_ones))
+        repeats = query.shape[1] // key.shape[1]
+        whole = torch.empty_like(query)
+        for start, end in pairwise(starts.tolist()):
+            distance = torch.arange(end - start)[:, None] - torch.arange(end - start)
+            seen = (distance >= 0) & ((distance <= left) | torch.tensor(left < 0))
+            for head in range(query.shape[1]):
+                scores = query[start:end, head] @ key[start:end, head // repeats].T * given["scale"]
+                shares = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+                whole[start:end, head] = shares @ value[start:end, head // repeats]
+        return whole
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", plain)
+    monkeypatch.setattr(packed, "_has_varlen", lambda query, value: True)
+    return longest
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_one_kernel_for_all_examples_does_what_one_for_each_does(
+    varlen_on_the_cpu: list[tuple[int, ...]], window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = torch.nn.Module()
+    module.num_key_value_groups = 3  # type: ignore[assignment]
+    module.is_causal = True  # type: ignore[assignment]
+    torch.manual_seed(1)
+    query, key, value = (torch.randn(1, heads, sum(LENGTHS), 8) for heads in (6, 2, 2))
+
+    def attended() -> torch.Tensor:
+        return attend(module, query, key, value, None, example_lengths=LENGTHS, sliding_window=window, scaling=0.3)[0]
+
+    at_once = attended()
+    assert varlen_on_the_cpu == [(9, 9)]
+    monkeypatch.setattr(packed, "_has_varlen", lambda query, value: False)
+    one_by_one = attended()
+    assert at_once.shape == one_by_one.shape == (1, sum(LENGTHS), 6, 8)
+    assert torch.allclose(at_once, one_by_one, atol=1e-5)
+    for start, end in ((0, 5), (5, 6), (6, 15), (15, 19)):  # and neither looks beyond its example
+        parts = [tensor[:, :, start:end] for tensor in (query, key, value)]
+        alone = attend(module, *parts, None, sliding_window=window, scaling=0.3)[0]  # type: ignore[call-arg]
+        assert torch.allclose(one_by_one[:, start:end], alone, atol=1e-5)
+
+
+def test_the_one_kernel_is_for_16_bits_on_cuda() -> None:
+    query = torch.zeros(1, 2, 4, 8, dtype=torch.bfloat16)
+    assert not packed._has_varlen(query, query)
