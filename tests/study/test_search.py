@@ -10,6 +10,7 @@ from tests.study.test_execution import TINY
 
 from vademecum.config import load_config
 from vademecum.errors import ConfigError, StaleError, StoppedError
+from vademecum.runs import Run
 from vademecum.stopping import Stop
 from vademecum.study import SearchConfig, Setting, load_search, make_executor
 from vademecum.study.search import SearchResult, run_search
@@ -82,6 +83,22 @@ def test_a_search_ends_when_everything_was_tried(tiny_checkpoint: Path, tmp_path
     config = tiny_search(tiny_checkpoint, over=({"setting": "lora.r", "choices": (2, 8)},), trials=9)
     found = work(config, tmp_path / "s")
     assert sorted(row.settings["lora.r"] for row in found.trials if row.settings) == [2, 8]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_trial_in_the_worse_half_is_ended_early(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    rates = {"setting": "train.learning_rate", "choices": (3e-2, 1e-5, 1e-6, 1e-7)}
+    config = tiny_search(tiny_checkpoint, over=(rates,), trials=9, prune=True)
+    config = config.model_copy(update={"set": (*config.set, "train.max_steps=12")})
+    found = work(config, tmp_path / "s")
+    runs = {row.name: Run.open(tmp_path / "s" / "trials" / row.name) for row in found.trials}
+    steps = {name: len(run.read_lines("training.jsonl")) for name, run in runs.items()}
+    pruned = [row for row in found.trials if row.status == "pruned"]
+    assert pruned
+    assert all(steps[row.name] < 12 for row in pruned)
+    assert all(steps[row.name] == 12 for row in found.trials if row not in pruned)
+    assert found.settings["train.learning_rate"] == 3e-2
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tests.training.tiny import PAD, Build, examples
-from transformers import AutoModelForCausalLM, FalconConfig, MistralConfig
+from transformers import AutoModelForCausalLM, FalconConfig, MistralConfig, PhimoeConfig, StableLmConfig
 
 from vademecum.errors import ConfigError
 from vademecum.training import packed
@@ -82,8 +82,29 @@ def test_no_layer_is_given_a_mask_while_rows_are_packed(build: Build) -> None:
 def test_a_model_whose_own_code_attends_is_refused() -> None:
     config = FalconConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    with pytest.raises(ConfigError, match="falcon model cannot be packed"):
+    with pytest.raises(ConfigError, match="falcon model cannot be packed: its own code attends"):
         attend_within_examples(model)
+
+
+SMALL = {
+    "vocab_size": 2048, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (StableLmConfig(**SMALL), "does not tell its attention where examples end"),
+        (PhimoeConfig(**SMALL, sliding_window=8, num_local_experts=2), "does not tell its attention"),
+    ],
+)
+def test_a_model_that_keeps_from_its_attention_what_it_must_know_is_refused(config: Any, why: str) -> None:
+    """Or its examples would see one another, or more than their window, and nobody would notice."""
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    with unwrapped_after(model), pytest.raises(ConfigError, match=why):
+        attend_within_examples(model)
+        summed_loss(model, collate_packed(examples(9), PAD))
 
 
 @pytest.fixture
@@ -109,7 +130,7 @@ def varlen_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return whole
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", plain)
-    monkeypatch.setattr(packed, "_has_varlen", lambda query, value: True)
+    monkeypatch.setattr(packed, "_has_varlen", lambda *_: True)
     return longest
 
 
@@ -128,16 +149,16 @@ def test_one_kernel_for_all_examples_does_what_one_for_each_does(
 
     at_once = attended()
     assert varlen_on_the_cpu == [(9, 9)]
-    monkeypatch.setattr(packed, "_has_varlen", lambda query, value: False)
+    monkeypatch.setattr(packed, "_has_varlen", lambda *_: False)
     one_by_one = attended()
     assert at_once.shape == one_by_one.shape == (1, sum(LENGTHS), 6, 8)
     assert torch.allclose(at_once, one_by_one, atol=1e-5)
     for start, end in ((0, 5), (5, 6), (6, 15), (15, 19)):  # and neither looks beyond its example
         parts = [tensor[:, :, start:end] for tensor in (query, key, value)]
-        alone = attend(module, *parts, None, sliding_window=window, scaling=0.3)[0]  # type: ignore[call-arg]
+        alone = attend(module, *parts, None, example_lengths=None, sliding_window=window, scaling=0.3)[0]
         assert torch.allclose(one_by_one[:, start:end], alone, atol=1e-5)
 
 
 def test_the_one_kernel_is_for_16_bits_on_cuda() -> None:
     query = torch.zeros(1, 2, 4, 8, dtype=torch.bfloat16)
-    assert not packed._has_varlen(query, query)
+    assert not packed._has_varlen(query, query, query)

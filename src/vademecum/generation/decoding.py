@@ -233,6 +233,7 @@ def decode(
                     batch.join(joining)
                     active, logits = active + fresh, torch.cat([logits, read])
             elif waiting:
+                del batch, logits  # else the old cache would lie beside the next one
                 active, batch, logits = begin(rows)
             else:
                 return answers

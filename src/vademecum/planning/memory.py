@@ -240,7 +240,7 @@ def _trace_training(config: "PretrainedConfig", lora: LoraConfig, dtype: str, sh
             "input_ids": torch.zeros(shape.rows, shape.width, dtype=torch.long),
             "position_ids": torch.arange(shape.width).repeat(shape.rows, 1),
         }
-        if shape.packed:  # of what is packed, the number of examples makes no difference
+        if shape.packed:  # into how many examples makes no difference, but for the small mask of a window
             inputs["example_lengths"] = (shape.width // 2, shape.width - shape.width // 2)
         some = torch.zeros(min(shape.trained_tokens, shape.rows * shape.width), dtype=torch.long)
         computed = getattr(torch, dtype)

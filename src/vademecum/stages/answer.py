@@ -119,7 +119,7 @@ def choose_decoding(road: Road, folder: Path) -> None:
         model = _load(road, base, system)
         for size in REPETITION_CONTROLS:
             decoding = decoding_of(size)
-            place = folder / f"{system}-{size}"
+            place = folder / f"{system}-{size}-{decoding.chunk_batches}"
             sink = ChunkFiles(place, len(chunks(prompts, decoding)), road.stop)
             generate(model, base.tokenizer, prompts, decoding, sink)
             scores[size].append(_mean_rouge(sink.read(), asked, pairs))

@@ -14,7 +14,7 @@ from vademecum.training.adaptations import Adaptation, Schedule
 from vademecum.training.batching import collate, collate_packed
 from vademecum.training.checkpoints import is_whole, sealed
 from vademecum.training.loss import ExampleLoss, example_losses, per_token, summed_loss, trained_tokens
-from vademecum.training.packed import attend_within_examples
+from vademecum.training.packed import attend_as_before, attend_within_examples
 from vademecum.training.protocol import TrainingData
 from vademecum.training.ranks import Ranks
 from vademecum.training.watch import Watch
@@ -271,7 +271,6 @@ def boundary_callback(trainer: Any, stop: Stop, watch: Watch) -> Any:  # noqa: A
 def unwrapped_after(model: Any) -> Iterator[None]:  # noqa: ANN401  PEFT's and transformers' models are untyped here
     """Take away afterwards what Accelerate (autocast), TRL (a fused head) and this package put over the `forward` of
     the modules inside, and the attention of packed rows."""
-    attention = model.config._attn_implementation
     modules = [module for module in model.modules() if "forward" not in vars(module)]
     mode = model.training
     try:
@@ -279,7 +278,6 @@ def unwrapped_after(model: Any) -> Iterator[None]:  # noqa: ANN401  PEFT's and t
     finally:
         for module in modules:
             vars(module).pop("forward", None)
-        if model.config._attn_implementation != attention:
-            model.set_attn_implementation(attention)
+        attend_as_before(model)
         vars(model).pop("_is_accelerate_prepared", None)  # else a second training would go without autocast
         model.train(mode)

@@ -6,6 +6,7 @@ on a GPU that has it, one call of `torch.nn.attention.varlen` for all. Where the
 `example_lengths`.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -20,27 +21,39 @@ NAME = "vademecum_packed"
 """As which transformers knows it."""
 VARLEN_CAPABILITY = (8, 0)
 VARLEN_HEAD_WIDTH = 256
-"""What the kernel of `torch.nn.attention.varlen` needs: CUDA of this compute capability, heads up to this width, and
-16 bits. https://docs.pytorch.org/docs/stable/nn.attention.varlen.html, https://github.com/Dao-AILab/flash-attention"""
+"""What the kernel of `torch.nn.attention.varlen` needs: CUDA of this compute capability, heads up to this width in
+multiples of eight, and 16 bits. https://docs.pytorch.org/docs/stable/nn.attention.varlen.html"""
 
 
 def attend_within_examples(model: Any) -> None:  # noqa: ANN401  PEFT's and transformers' models are untyped here
     """Let `model` take `example_lengths` in its call, a tuple that sums up to the width of its only row.
 
-    Without them it attends causally to rows that are padded on the right, if at all. Undone by `unwrapped_after`.
+    Without them it attends causally to rows that are padded on the right, if at all. Undone by
+    `attend_as_before`.
 
     Raises:
-        ConfigError: the model's own code attends in another way.
+        ConfigError: the model's own code attends in another way. Some are found out only when they are called.
     """
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
+    before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     if model.config._attn_implementation != NAME:
-        raise ConfigError(
-            f"rows of a {model.config.model_type} model cannot be packed: its attention heeds no ends of examples",
-            hint="set train.batching to grouped",
-        )
+        raise _cannot(model.config, "its own code attends")
+    # Named in every call, so that a model which does not pass it on to its attention is found out.
+    hook = model.register_forward_pre_hook(
+        lambda _, args, given: (args, {"example_lengths": None, **given}), with_kwargs=True
+    )
+    vars(model)[NAME] = (before, hook)
+
+
+def attend_as_before(model: Any) -> None:  # noqa: ANN401
+    """Undo `attend_within_examples`, where it was done."""
+    before, hook = vars(model).pop(NAME, (None, None))
+    if hook is not None:
+        hook.remove()
+        model.set_attn_implementation(before)
 
 
 def attend(
@@ -48,25 +61,46 @@ def attend(
     query: "Tensor",
     key: "Tensor",
     value: "Tensor",
-    _: "Tensor | None",
+    attention_mask: "Tensor | None",
     **options: Any,  # noqa: ANN401  whatever the model hands to its attention
 ) -> tuple["Tensor", None]:
     """transformers' interface: `query`, `key` and `value` (rows, heads, tokens, width) to (rows, tokens, heads, width).
 
-    A token sees those before it in its example; with the option `sliding_window` only so many, itself included. There
-    is never a mask.
+    A token sees those before it in its example; with the option `sliding_window` only so many, itself included.
+
+    Raises:
+        ConfigError: the model's attention is of a kind that this is not.
     """
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    lengths = tuple(options.pop("example_lengths", None) or (query.shape[2],))
+    tokens = query.shape[2]
+    _check(getattr(module, "config", None), attention_mask, options, tokens)
+    lengths = options.pop("example_lengths") or (tokens,)
     window = options.pop("sliding_window", None)
-    if len(lengths) > 1 and not options.get("dropout") and _has_varlen(query, value):
+    if len(lengths) > 1 and not options.get("dropout") and _has_varlen(query, key, value):
         return _attend_at_once(query, key, value, lengths, window, options.get("scaling")), None
     # `split`, for on the way back it joins the parts' gradients; slices would each add a whole one.
     parts = zip(*(torch.split(tensor, list(lengths), dim=2) for tensor in (query, key, value)), strict=True)
     attended = [sdpa_attention_forward(module, *part, _mask(part[0], window), **options)[0] for part in parts]
     return attended[0] if len(attended) == 1 else torch.cat(attended, dim=1), None
+
+
+def _check(config: Any, mask: "Tensor | None", options: Mapping[str, Any], tokens: int) -> None:  # noqa: ANN401
+    if "example_lengths" not in options:
+        raise _cannot(config, "it does not tell its attention where examples end")
+    if mask is not None:
+        raise _cannot(config, "its attention has a mask of its own")
+    limits = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    if "sliding_window" not in options and any(limit and tokens > limit for limit in limits):
+        raise _cannot(config, "it looks back on a window and does not tell its attention")
+
+
+def _cannot(config: Any, why: str) -> ConfigError:  # noqa: ANN401
+    return ConfigError(
+        f"rows of a {getattr(config, 'model_type', 'strange')} model cannot be packed: {why}",
+        hint="set train.batching to grouped",
+    )
 
 
 def _mask(query: "Tensor", window: int | None) -> "Tensor | None":
@@ -79,13 +113,16 @@ def _mask(query: "Tensor", window: int | None) -> "Tensor | None":
     return torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril().triu(1 - window)
 
 
-def _has_varlen(query: "Tensor", value: "Tensor") -> bool:
+def _has_varlen(query: "Tensor", key: "Tensor", value: "Tensor") -> bool:
     import torch
 
+    width = query.shape[-1]
     return (
         query.is_cuda
+        and query.dtype == key.dtype == value.dtype
         and query.dtype in (torch.float16, torch.bfloat16)
-        and query.shape[-1] == value.shape[-1] <= VARLEN_HEAD_WIDTH
+        and width == value.shape[-1] <= VARLEN_HEAD_WIDTH
+        and width % 8 == 0
         and torch.cuda.get_device_capability(query.device) >= VARLEN_CAPABILITY
     )
 
