@@ -154,8 +154,8 @@ def test_one_kernel_for_all_examples_does_what_one_for_each_does(
     assert at_once.shape == one_by_one.shape == (1, sum(LENGTHS), 6, 8)
     assert torch.allclose(at_once, one_by_one, atol=1e-5)
     for start, end in ((0, 5), (5, 6), (6, 15), (15, 19)):  # and neither looks beyond its example
-        parts = [tensor[:, :, start:end] for tensor in (query, key, value)]
-        alone = attend(module, *parts, None, example_lengths=None, sliding_window=window, scaling=0.3)[0]
+        its, keys, values = (tensor[:, :, start:end] for tensor in (query, key, value))
+        alone = attend(module, its, keys, values, None, example_lengths=None, sliding_window=window, scaling=0.3)[0]
         assert torch.allclose(one_by_one[:, start:end], alone, atol=1e-5)
 
 
