@@ -94,6 +94,27 @@ def test_two_processes_come_to_what_one_comes_to(together: Path, tiny_checkpoint
     assert json.loads((together / "plan.json").read_text(encoding="utf-8"))["processes"] == 2
 
 
+def test_a_base_in_parts_trains_as_a_whole_one_does(together: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Gradient checkpointing included: a layer that is computed again is put together again."""
+    for name, checkpointing in (("plain", "false"), ("checkpointing", "true")):
+        folder = tmp_path / name
+        settings = ("train.dp_shard_size=2", f"train.gradient_checkpointing={checkpointing}", "lora.lora_dropout=0")
+        finish(TORCHRUN, folder, tiny_checkpoint, "--until", "train", *(p for one in settings for p in ("--set", one)))
+        for found, expected in zip(losses(folder), losses(together), strict=True):
+            rows, expected_rows = (row.pop("validation_rows", []) for row in (found, expected))
+            assert found == pytest.approx(expected, rel=1e-5)
+            assert [row["nats"] for row in rows] == pytest.approx([row["nats"] for row in expected_rows], rel=1e-5)
+        found_weights = adapter(folder)
+        for part, weight in adapter(together).items():
+            assert (found_weights[part] - weight).norm() <= 1e-4 * weight.norm(), part
+
+
+def test_a_base_in_parts_needs_as_many_processes(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    told = finish(ALONE_HERE, tmp_path / "run", tiny_checkpoint, "--set", "train.dp_shard_size=2", code=2)
+    assert "keeps the base in the memory of 2 processes, and there is one" in told
+    assert "torchrun --nproc-per-node 2" in told
+
+
 def test_one_process_answers_with_what_two_have_trained(together: Path, tiny_checkpoint: Path) -> None:
     before = (together / "training.jsonl").read_bytes()
     told = finish(ALONE_HERE, together, tiny_checkpoint, "--set", "lora.lora_dropout=0")
@@ -122,12 +143,14 @@ def test_accelerate_launches_the_same_training(together: Path, tiny_checkpoint: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize("parts", [1, 2])
 def test_killed_or_stopped_and_begun_again_two_processes_end_as_if_nothing_had_happened(
-    tiny_checkpoint: Path, tmp_path: Path
+    tiny_checkpoint: Path, tmp_path: Path, parts: int
 ) -> None:
     """Dropout included: each process has its own random state, and every checkpoint holds all of them."""
     whole = tmp_path / "whole"
-    more = ("--until", "train", "--set", "lora.lora_dropout=0.3", "--set", "train.max_steps=16")
+    settings = ("lora.lora_dropout=0.3", "train.max_steps=16", f"train.dp_shard_size={parts}")
+    more = ("--until", "train", *(part for one in settings for part in ("--set", one)))
     finish(TORCHRUN, whole, tiny_checkpoint, *more)
     for name, number in (("killed", signal.SIGKILL), ("stopped", signal.SIGTERM)):
         folder = tmp_path / name

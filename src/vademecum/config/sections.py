@@ -149,6 +149,8 @@ class TrainConfig(Section):
     """AdamW's decoupled decay."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradients are scaled down to this norm; 0 switches clipping off."""
+    dp_shard_size: PositiveInt = 1
+    """Processes that keep the frozen base in parts (FSDP), for a base that fits no single GPU; 1: each has it whole."""
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass: less memory, more time. Unset: only where nothing else fits."""
     eval_steps: PositiveInt | None = None
@@ -232,6 +234,15 @@ class RunConfig(Section):
     budget: BudgetConfig = BudgetConfig()
     generate: GenerateConfig = GenerateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _no_quantized_parts(self) -> "RunConfig":
+        if self.train.dp_shard_size > 1 and self.model.quantization != "none":
+            raise ValueError(
+                "train.dp_shard_size needs model.quantization = 'none': quantized weights are not kept in parts, and "
+                "every process has room for the whole of them"
+            )
+        return self
 
     @property
     def training_seed(self) -> int:

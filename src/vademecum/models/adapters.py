@@ -163,6 +163,8 @@ def stays_finite(model: "PeftModel") -> bool:
             if isinstance(module, LoraLayer) and "default" in module.lora_A:
                 update = module.get_delta_weight("default")
                 weight = module.get_base_layer().weight
+                if hasattr(weight, "full_tensor"):  # a base in parts, which all processes look at together
+                    weight = weight.full_tensor()
                 merged = update if not weight.is_floating_point() else weight + update.to(weight.dtype)
                 if not merged.isfinite().all():
                     return False

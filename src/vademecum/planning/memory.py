@@ -6,6 +6,7 @@
 weights      Parameters x 4 (float32) or 2 bytes. In 4 bits a linear layer takes 0.5 + 1/64 + 4/16384 each: NF4 in
              blocks of 64, their scales in 8 bits with one float32 for 256 (QLoRA, https://arxiv.org/abs/2305.14314);
              in 8 bits 1, and 4 per row (LLM.int8(), https://arxiv.org/abs/2208.07339). Head, embedding stay whole.
+             In parts (FSDP, https://arxiv.org/abs/2304.11277): a share, and what is whole at a time, `_in_parts`.
 adapter      r x (in + out) for every adapted layer (LoRA, https://arxiv.org/abs/2106.09685), times 16: float32 weight,
              gradient, and AdamW's two moments.
 activations  What forward and backward of the largest micro-batch hold at their worst moment beside the above, counted
@@ -37,6 +38,7 @@ from vademecum.records import Record
 from vademecum.training.fused import fuse_adapters
 from vademecum.training.loss import loss_at
 from vademecum.training.packed import attend_within_examples
+from vademecum.training.sharded import layers_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -107,6 +109,8 @@ class TrainingShape:
     quantization: Quantization
     compact: bool
     """Freed tensors leave no holes in the heap."""
+    shards: int = 1
+    """Processes that keep the frozen weights in parts."""
     packed: bool = False
     """A micro-batch is one row of several examples."""
 
@@ -131,6 +135,8 @@ def predict_memory(
     """
     weights, adapter = _weights(folder, lora, dtype, training.quantization if training else "none")
     full, _ = _weights(folder, lora, dtype, "none")
+    if training and training.shards > 1:
+        weights = _in_parts(folder, dtype, full, training.shards)
     cache, reading = _answering(folder, dtype, answering) if answering else (0, 0)
     return MemoryPrediction(
         weights_bytes=weights if training else 0,
@@ -193,6 +199,18 @@ def _weights(folder: Path, lora: LoraConfig, dtype: str, quantization: Quantizat
         else:
             total += parameter.numel() + 4 * parameter.shape[0]
     return round(total), adapter * ADAPTER_BYTES_PER_WEIGHT
+
+
+def _in_parts(folder: Path, dtype: str, whole: int, shards: int) -> int:
+    """Bytes of the frozen weights in a process that keeps a part of them.
+
+    Its share, what lies outside of layers, and the larger of two moments: the layer at work and the next one, which is
+    on its way; or what lies outside a second time, as it came over the wire, and the first layer.
+    """
+    base = shapeless(read_model_config(folder), dtype)
+    layers = [sum(weight.numel() * weight.element_size() for weight in layer.parameters()) for layer in layers_of(base)]
+    outside = whole - sum(layers)
+    return whole // shards + outside + max(layers) + max(outside, *layers)
 
 
 def _quantizable(model: Any) -> list[Any]:  # noqa: ANN401  torch modules are untyped here

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from vademecum.config import RunConfig, load_config
+from vademecum.errors import ConfigError
 from vademecum.generation import Prompt, chunks, probe_generation
 from vademecum.hardware import (
     PeakMemory,
@@ -64,14 +65,29 @@ def make_plan(road: Road, _: Path) -> None:
     situation = look(road, base)
     size = choose_size(situation)
     road.ranks.check(size.device)
+    _check_parts(road)
     road.observer.say(f"{size.device}, {size.dtype}: {size.dtype_reason}")
     situation = replace(situation, config=size.apply(road.config))
-    rates = _known_rates(road, situation, size) or _probe(road, situation, size)
+    if road.config.train.dp_shard_size > 1:  # rank 0 alone cannot try what takes all of them
+        rates = _forecast_rates(situation, size)
+    else:
+        rates = _known_rates(road, situation, size) or _probe(road, situation, size)
     check_memory(rates, size.whole_limit_bytes)
     spent = road.run.entries()["prepare"].seconds + time.monotonic() - started
     plan = decide(situation, size, rates, spent, there := road.run.size_bytes)
     check_disk(plan.disk_bytes, there, road.run.path)
     road.run.write_json("plan.json", plan.model_dump(mode="json"))
+
+
+def _check_parts(road: Road) -> None:
+    """Refuse to train on a base in parts with another number of processes than there are parts."""
+    parts, size = road.config.train.dp_shard_size, road.ranks.size
+    if parts > 1 and parts != size and "tuned" in road.config.generate.systems:
+        raise ConfigError(
+            f"train.dp_shard_size = {parts} keeps the base in the memory of {parts} processes, and there "
+            f"{'is one' if size == 1 else f'are {size}'}",
+            hint=f"start {parts} with torchrun --nproc-per-node {parts}, or leave the setting at 1",
+        )
 
 
 def _known_rates(road: Road, situation: Situation, size: Size) -> Rates | None:
@@ -264,7 +280,12 @@ def forecast(road: Road) -> Plan:
     situation = look(road, Base.locate(road, weights=False))
     size = choose_size(situation)
     situation = replace(situation, config=size.apply(road.config))
-    shape = Shape.of(shapeless(read_model_config(situation.base.files.path), size.dtype, road.config.lora))
+    rates = _forecast_rates(situation, size)
+    return decide(situation, size, rates, time.monotonic() - started, road.run.size_bytes)
+
+
+def _forecast_rates(situation: Situation, size: Size) -> Rates:
+    shape = Shape.of(shapeless(read_model_config(situation.base.files.path), size.dtype, situation.config.lora))
     kinds = {_kind(name): prompts for name, prompts in situation.prompts.items() if prompts}
     work = ForecastWork(
         rows=[(row.length, row.trained) for row in situation.examples] if situation.trained else [],
@@ -272,8 +293,7 @@ def forecast(road: Road) -> Plan:
         prompts={kind: round(fmean(len(prompt.input_ids) for prompt in prompts)) for kind, prompts in kinds.items()},
         answer_rows=size.answer_rows,
     )
-    rates = forecast_rates(shape, work, size.flops, size.device)
-    return decide(situation, size, rates, time.monotonic() - started, road.run.size_bytes)
+    return forecast_rates(shape, work, size.flops, size.device)
 
 
 def _slowdown(situation: Situation, size: Size) -> float:

@@ -248,6 +248,7 @@ class _Predictor:
         return TrainingShape(
             rows=rows,
             width=slots // rows,
+            shards=train.dp_shard_size if self.device == "cuda" else 1,  # on a CPU the file of the whole base counts
             trained_tokens=max(sum(trained[index] for index in batch) for batch in layout.micro_batches),
             gradient_checkpointing=settings.gradient_checkpointing,
             quantization=settings.quantization,
@@ -269,6 +270,8 @@ def _answer_rows(predictor: _Predictor, limit_bytes: int) -> tuple[int, Answerin
         needed = predictor.answering_bytes(shape) if shape else 0
         if fits(needed, limit_bytes):
             return rows, shape
+        if rows == 1 and predictor.situation.config.train.dp_shard_size > 1:
+            return 1, None  # answers are for a machine that holds the whole base
         if generate.batch_size or rows == 1:
             raise ConfigError(
                 f"writing {rows} answers at a time takes {needed / 1e9:.2f} GB, more than {limit_bytes / 1e9:.2f} GB "

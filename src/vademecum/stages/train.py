@@ -27,6 +27,7 @@ from vademecum.training import (
     TrainingSummary,
     build_examples,
     lay_out,
+    shard_base,
     train,
 )
 
@@ -160,11 +161,22 @@ class Prepared:
 
     def load(self) -> "PreTrainedModel":
         """The base model, as it is trained on, with the machine set to train on it."""
+        return self._load(self.plan.device)
+
+    def load_adapted(self) -> "PeftModel":
+        """The base model with a fresh adapter; where it is kept in parts, this process's. In a group of processes."""
+        parts = self.settings.dp_shard_size > 1
+        model = attach_adapter(self._load("cpu" if parts else self.plan.device), self.config.lora, self.seed)
+        if parts:
+            shard_base(model, self.plan.device)
+        return model
+
+    def _load(self, device: str) -> "PreTrainedModel":
         limit_threads()
         compact_memory(self.plan.settings.compact)
         if self.plan.device == "cuda":
             limit_cuda_memory(_cuda_limit(self.config.budget, self.plan))
-        return self.base.load(self.config.model, device=self.plan.device, dtype=self.plan.dtype)
+        return self.base.load(self.config.model, device=device, dtype=self.plan.dtype)
 
 
 def prepare_training(road: Road) -> Prepared:
@@ -211,7 +223,7 @@ def run_training(road: Road, folder: Path) -> None:
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(road.run.file("trackers"))
     road.ranks.call_up(checkpoints=str(sink.checkpoints), device=plan.device)
     with road.ranks.together(plan.device):
-        model = attach_adapter(prepared.load(), prepared.config.lora, prepared.seed)
+        model = prepared.load_adapted()
         data = replace(
             prepared.data,
             memory_limit_bytes=_memory_limit(budget, plan),
@@ -232,7 +244,7 @@ def help_train(road: Road) -> None:
     prepared = prepare_training(road)
     data = replace(prepared.data, memory_limit_bytes=_memory_limit(road.config.budget, prepared.plan))
     with suppress(DismissedError), road.ranks.together(order["device"]):
-        model = attach_adapter(prepared.load(), prepared.config.lora, prepared.seed)
+        model = prepared.load_adapted()
         sink = SilentSink(Path(order["checkpoints"]))
         train(model, prepared.base.tokenizer, data, prepared.settings, sink, prepared.seed)
 

@@ -5,6 +5,7 @@ from vademecum.training.arguments import CHECKPOINTS_KEPT, WARMUP_SHARE, check_a
 from vademecum.training.batching import Layout, lay_out
 from vademecum.training.loss import evaluation_rate
 from vademecum.training.ranks import ALONE, DismissedError, Ranks, join_launcher
+from vademecum.training.sharded import layers_of, shard_base
 from vademecum.training.shared_base import Member, SharedAdapters, Sharing, can_share, train_together
 from vademecum.training.supervision import (
     Example,
@@ -42,8 +43,10 @@ __all__ = [
     "evaluation_rate",
     "join_launcher",
     "lay_out",
+    "layers_of",
     "probe_steps",
     "render_example",
+    "shard_base",
     "train",
     "train_together",
 ]

@@ -21,6 +21,7 @@ CONSUMED_ELSEWHERE = {
     "batching": "batching.lay_out",
     "max_length": "supervision.build_examples",
     "overlong": "supervision.build_examples",
+    "dp_shard_size": "sharded.shard_base",
     "examples_per_step": "TrainConfig.batch_shape",
     "seed": "RunConfig.training_seed",
     "max_pairs": "the train stage",

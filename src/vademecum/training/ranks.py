@@ -198,7 +198,8 @@ def join_launcher(environment: MutableMapping[str, str] = os.environ) -> Ranks:
         if environment.get(f"ACCELERATE_USE_{way}", "").lower() in ("true", "1"):
             raise ConfigError(
                 f"accelerate is configured for {way}, and here every process holds the whole base",
-                hint="launch it as MULTI_GPU; model.quantization = 'nf4' puts a base of 8B into 6 GB per process",
+                hint="launch it as MULTI_GPU; train.dp_shard_size keeps the base in parts (FSDP), and "
+                "model.quantization = 'nf4' puts a base of 8B into 6 GB per process",
             )
     for name in [name for name in environment if name.startswith("ACCELERATE_")]:
         del environment[name]
