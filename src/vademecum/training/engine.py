@@ -17,7 +17,7 @@ from vademecum.training.loss import ExampleLoss, example_losses, per_token, summ
 from vademecum.training.packed import attend_as_before, attend_within_examples
 from vademecum.training.protocol import TrainingData
 from vademecum.training.ranks import Ranks
-from vademecum.training.sharded import average_gradients, in_parts
+from vademecum.training.sharded import parts_trainer
 from vademecum.training.watch import Watch
 
 if TYPE_CHECKING:
@@ -124,25 +124,12 @@ def build_trainer(
 
 
 def _layout_trainer() -> Any:  # noqa: ANN401  untyped base
-    from trl import SFTTrainer
-
-    class LayoutTrainer(SFTTrainer):  # type: ignore[misc]  # untyped base
+    class LayoutTrainer(parts_trainer()):  # type: ignore[misc]  # untyped base
         """`rows`, `loader` and `data` are set once it is built."""
 
         rows: StepRows
         loader: "DataLoader[Any]"
         data: TrainingData
-
-        def _move_model_to_device(self, model: Any, device: Any) -> None:  # noqa: ANN401
-            if not in_parts(model):  # parts lie where they belong
-                super()._move_model_to_device(model, device)
-
-        def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:  # noqa: ANN401
-            if not (training and in_parts(model)):
-                return super()._wrap_model(model, training, dataloader)
-            # Accelerate puts autocast over it, and would refuse to average what is only partly whole.
-            model = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
-            return average_gradients(model, self.accelerator.device)
 
         def get_train_dataloader(self) -> "DataLoader[Any]":
             return self.loader

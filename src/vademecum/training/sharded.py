@@ -55,8 +55,28 @@ def shard_base(model: "PeftModel", device: str) -> None:
         parameter.data = parameter.data.to(mesh.device_type)
 
 
-def in_parts(model: "Module") -> bool:
-    """Whether weights of `model` are kept in parts."""
+def parts_trainer() -> Any:  # noqa: ANN401  untyped base
+    """TRL's SFTTrainer, which may be given a model whose base is in parts."""
+    from trl import SFTTrainer
+
+    class PartsTrainer(SFTTrainer):  # type: ignore[misc]  # untyped base
+        """Leaves the parts where they lie, and averages the gradients of what is whole."""
+
+        def _move_model_to_device(self, model: Any, device: Any) -> None:  # noqa: ANN401
+            if not _in_parts(model):
+                super()._move_model_to_device(model, device)
+
+        def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:  # noqa: ANN401
+            if not (training and _in_parts(model)):
+                return super()._wrap_model(model, training, dataloader)
+            # Accelerate puts autocast over it; it would refuse to average what is only partly whole.
+            model = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+            return _average_gradients(model, self.accelerator.device)
+
+    return PartsTrainer
+
+
+def _in_parts(model: "Module") -> bool:
     import torch
 
     if not torch.distributed.is_initialized():
@@ -66,8 +86,7 @@ def in_parts(model: "Module") -> bool:
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
-def average_gradients(model: "Module", device: Any) -> "Module":  # noqa: ANN401  torch.device
-    """Wrap a model whose frozen weights are in parts, so that the gradients of the others are averaged."""
+def _average_gradients(model: "Module", device: Any) -> "Module":  # noqa: ANN401  torch.device
     from torch.nn.parallel import DistributedDataParallel
 
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
