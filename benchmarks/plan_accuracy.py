@@ -7,9 +7,9 @@
 Every case trains in a process of its own, on a model of random weights, in micro-batches of one shape: first the plan's
 throw-away steps, from which its time is predicted, then more steps, which are timed. Memory is predicted from
 config.json alone, and measured from the end of loading on: pages of a weight file that is still mapped can be given
-back at any time. On CUDA it is what PyTorch's allocator reserved; the driver's context is in neither. The constants of
-`planning.memory` were fitted on FITTED; only JUDGED is counted. Budgets from 0.8 to 1.2 times the measured
-peak (BUDGETS) are then asked for. A false fit is a budget that the plan would have taken and the case
+back at any time. On CUDA it is what PyTorch's allocator reserved; the same estimate of the driver's context is in
+both. The constants of `planning.memory` were fitted on FITTED; only JUDGED is counted. Budgets from 0.8 to 1.2 times
+the measured peak (BUDGETS) are then asked for. A false fit is a budget that the plan would have taken and the case
 exceeded, a false refusal one that it would have refused and the case kept with more than the stated margin to spare.
 
 | figure | what |
@@ -162,7 +162,7 @@ def work(case: Case, folder: Path, timed_steps: int) -> dict[str, float]:
     began = time.perf_counter()
     predicted = predict_memory(folder, lora, case.dtype, shape, None)
     planning_seconds = time.perf_counter() - began
-    process = 0 if case.device == "cuda" else process_bytes(case.device, case.dtype)
+    process = process_bytes(case.device, case.dtype)
     compact_memory(case.compact and case.device == "cpu")
     model = load_base(folder, ModelConfig(quantization=case.quantization), dtype=case.dtype, device=case.device)
     ids = [token % 8000 + 1 for token in range(case.width)]

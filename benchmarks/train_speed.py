@@ -8,9 +8,10 @@ Arms take turns: a round is one block of steps of every arm (training_block.py),
 machine that slows down slows all of them. Speed is the sum of true lengths over the time, padding not counted; ratios
 are taken within a round. A figure is the median over the rounds, with the lowest and the highest; n counts timed steps.
 `train.gemm_share` is the share of the matrix-product rate, measured in the same process, that operations which are
-really needed (workload.Shape) come to. `train.speedup_over_trl` is over the faster of the two TRL arms. The arm `trl`
-computes in bf16 whatever the machine; where a block of it does not get through, what it had not finished when its time
-was up bounds its speed from above, and the figure says so with n = 0.
+really needed (workload.Shape) come to. `train.speedup_over_paper` is over the paper's settings in our own trainer,
+`train.speedup_over_paper_by_trl` over the same in TRL's, `train.speedup_over_trl` over the faster of the two arms of
+TRL's defaults. The arm `trl` computes in bf16 whatever the machine; where a block of it does not get through, what it
+had not finished when its time was up bounds its speed from above, and the figure says so with n = 0.
 
 After every round benchmarks/results/train_speed-MACHINE.json is written. Figures of the TinyLlama shape end in
 `.tinyllama`; a second run for another model adds its figures to the file,
@@ -141,7 +142,11 @@ def figures(rounds: list[list[Row]]) -> dict[str, Figure]:
         peaks = [row["peak_memory_bytes"] / 1e9 for row in rows if row["peak_memory_bytes"] is not None]
         if peaks:
             found[f"train.peak_memory_gb.{arm}"] = figure(peaks, "1e9 bytes", steps)
-    rivals: dict[str, tuple[Arm, ...]] = {"paper": ("paper",), "trl": ("trl", "trl-fp32")}
+    rivals: dict[str, tuple[Arm, ...]] = {
+        "paper": ("paper",),
+        "paper_by_trl": ("paper-trl",),
+        "trl": ("trl", "trl-fp32"),
+    }
     for name, arms in rivals.items():
         ratio = speedup(rounds, arms)
         if ratio is not None:

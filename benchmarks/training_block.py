@@ -7,6 +7,7 @@ counted. The matrix-product rate is measured in the same process, before and aft
 | arm | what trains |
 |---|---|
 | `paper` | our `train` as in the preset `paper`: batch 1, padded, checkpointing, dropout 0.1, accumulation 4 |
+| `paper-trl` | TRL's SFTTrainer, which the paper used, with those settings; fp32 where bf16 is emulated |
 | `trl` | TRL's SFTTrainer with nothing set but the adapter and the number of steps: batch 8, bf16, checkpointing |
 | `trl-fp32` | the same with `bf16=False`, for machines where bf16 is emulated |
 | `grouped` | our `train` with its default batching |
@@ -39,8 +40,8 @@ from vademecum.stopping import Stop
 from vademecum.training import Example, Layout, TrainingData, lay_out, train
 from vademecum.training.adaptations import Adaptation
 
-Arm = Literal["paper", "trl", "trl-fp32", "grouped", "packed"]
-ARMS: tuple[Arm, ...] = ("paper", "trl", "trl-fp32", "grouped", "packed")
+Arm = Literal["paper", "paper-trl", "trl", "trl-fp32", "grouped", "packed"]
+ARMS: tuple[Arm, ...] = ("paper", "paper-trl", "trl", "trl-fp32", "grouped", "packed")
 EXAMPLES_PER_STEP = 4
 """Of `grouped` and, about, of `packed`, unless a micro-batch holds more: as many as the paper's."""
 TRL_EXAMPLES_PER_STEP = 8
@@ -71,7 +72,7 @@ class Block:
     @property
     def config(self) -> tuple[TrainConfig, LoraConfig]:
         """The settings of an arm that is trained by our own `train`."""
-        if self.arm == "paper":
+        if self.arm in ("paper", "paper-trl"):
             preset = load_config("paper")
             return preset.train.model_copy(update={"max_length": self.max_length}), preset.lora
         packed = self.arm == "packed"
@@ -154,7 +155,7 @@ Tell = Callable[[Message], None]
 def run_block(block: Block, connection: Connection) -> None:
     """Do a block and tell through `connection` what happens as it happens."""
     tell: Tell = connection.send
-    if block.arm.startswith("trl"):
+    if "trl" in block.arm:
         _train_with_trl(block, tell)
     else:
         train_with_ours(block, tell)
@@ -240,18 +241,41 @@ def train_with_ours(block: Block, tell: Tell) -> None:
     tell(Rate(matrix_product_rate(block.dtype, block.device)))
 
 
+def trl_arguments(block: Block) -> tuple[dict[str, Any], LoraConfig]:
+    """What an arm says to SFTConfig beyond the number of steps, and its adapter."""
+    if block.arm == "paper-trl":
+        config, lora = block.config
+        given = {
+            "per_device_train_batch_size": config.per_device_train_batch_size,
+            "gradient_accumulation_steps": config.gradient_accumulation_steps,
+            "max_length": config.max_length,
+            "pad_to_multiple_of": config.max_length,
+            "gradient_checkpointing": config.gradient_checkpointing,
+            "learning_rate": config.learning_rate,
+            "lr_scheduler_type": config.lr_scheduler_type,
+            "warmup_steps": config.warmup_steps,
+            "optim": config.optim,
+            "bf16": block.dtype == "bfloat16",
+            "fp16": block.dtype == "float16",
+        }
+        return given, lora
+    return {"bf16": False} if block.arm == "trl-fp32" else {}, LoraConfig()
+
+
 def _train_with_trl(block: Block, tell: Tell) -> None:
-    """As TRL's quick start does it. Left to its defaults but for the number of steps, and quiet about it."""
+    """As TRL's quick start does it, and quiet about it."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    given, lora = trl_arguments(block)
+    batches_per_step = given.get("gradient_accumulation_steps", 1)
+    rows_per_step = batches_per_step * given.get("per_device_train_batch_size", TRL_EXAMPLES_PER_STEP)
     rows = block.timed_rows(block.workload.examples(block.subject, block.config[0]))
-    steps = max(1, len(rows) // TRL_EXAMPLES_PER_STEP)
+    steps = max(1, len(rows) // rows_per_step)
     # Drawn without order: the step that warms up is as good as any other.
-    chosen = [*rows[:TRL_EXAMPLES_PER_STEP], *rows]
+    chosen = [*rows[:rows_per_step], *rows]
     model = block.subject.load(block.dtype, block.device)
     with tempfile.TemporaryDirectory() as folder:
-        given: dict[str, Any] = {"bf16": False} if block.arm == "trl-fp32" else {}
         trainer = SFTTrainer(
             model,
             SFTConfig(
@@ -265,9 +289,9 @@ def _train_with_trl(block: Block, tell: Tell) -> None:
             ),
             train_dataset=Dataset.from_list(block.workload.trl_rows(block.subject, chosen)),
             processing_class=block.subject.tokenizer,
-            peft_config=peft_config(LoraConfig()),
+            peft_config=peft_config(lora),
         )
-        batches = _Batches(trainer.data_collator, Shape.of(trainer.model))
+        batches = _Batches(trainer.data_collator, Shape.of(trainer.model), batches_per_step)
         trainer.data_collator = batches
         trainer.add_callback(_timing_callback(batches, block.device, tell))
         tell(Rate(matrix_product_rate(block.dtype, block.device)))
@@ -278,19 +302,27 @@ def _train_with_trl(block: Block, tell: Tell) -> None:
 
 
 class _Batches:
-    """Notes what TRL's collator makes; a step takes one batch, in order."""
+    """Notes what TRL's collator makes; steps take their batches in order."""
 
-    def __init__(self, collate: Callable[..., dict[str, Any]], shape: Shape) -> None:
+    def __init__(self, collate: Callable[..., dict[str, Any]], shape: Shape, per_step: int) -> None:
         self._collate = collate
         self._shape = shape
-        self.steps: list[Step] = []
+        self._per_step = per_step
+        self._made: list[Step] = []
+        """Of every batch."""
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self._collate(rows)
         lengths = [len(row["input_ids"]) for row in rows]
         needed = (self._shape.training_flops(len(row["input_ids"]), count_trained(row["labels"])) for row in rows)
-        self.steps.append(Step(0.0, sum(lengths), batch["input_ids"].numel(), sum(needed)))
+        self._made.append(Step(0.0, sum(lengths), batch["input_ids"].numel(), sum(needed)))
         return batch
+
+    def step(self, number: int, seconds: float = 0.0) -> Step:
+        """What the batches of a step, counted from 0, come to."""
+        made = self._made[number * self._per_step : (number + 1) * self._per_step]
+        real_tokens, slots, flops = (sum(counts) for counts in zip(*(batch[1:] for batch in made), strict=True))
+        return Step(seconds, real_tokens, slots, flops)
 
 
 def _timing_callback(batches: _Batches, device: str, tell: Tell) -> Any:  # noqa: ANN401  untyped base
@@ -303,14 +335,14 @@ def _timing_callback(batches: _Batches, device: str, tell: Tell) -> Any:  # noqa
         last = 0.0
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
-            tell(Begun(batches.steps[state.global_step].real_tokens))
+            tell(Begun(batches.step(state.global_step).real_tokens))
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
             if device == "cuda":
                 torch.cuda.synchronize()
             now = time.perf_counter()
             if state.global_step > 1:
-                tell(batches.steps[state.global_step - 1]._replace(seconds=now - self.last))
+                tell(batches.step(state.global_step - 1, now - self.last))
             self.last = now
 
     return Timing()

@@ -45,12 +45,22 @@ def figures(main: Any, monkeypatch: pytest.MonkeyPatch, file: Path, *options: st
 def test_train_speed(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--model", str(tiny_checkpoint), "--steps", "1", "--device", "cpu")
     found = figures(train_speed.main, monkeypatch, tmp_path / "result.json", *options)
-    for name in ("speedup_over_paper", "speedup_over_trl", "gemm_share", "padded_fraction"):
+    for name in (
+        "speedup_over_paper",
+        "speedup_over_paper_by_trl",
+        "speedup_over_trl",
+        "gemm_share",
+        "padded_fraction",
+    ):
         assert found[f"train.{name}"]["value"] > 0
-    for arm in ("paper", "trl-fp32", "grouped", "packed"):
+    for arm in ("paper", "paper-trl", "trl-fp32", "grouped", "packed"):
         assert found[f"train.tokens_per_second.{arm}"]["n"] == 1
         assert 0.05 < found[f"train.peak_memory_gb.{arm}"]["value"] < 10
     assert found["train.padded_fraction.packed"]["value"] == 0
+    # The same rows, one by one, filled up to the same length.
+    assert found["train.padded_fraction.paper-trl"]["value"] == pytest.approx(
+        found["train.padded_fraction.paper"]["value"], abs=0.02
+    )
 
 
 @pytest.mark.slow
