@@ -1,5 +1,5 @@
 """The command line. Everything that is printed, and every exit code, comes from this package."""
 
-from vademecum.cli.commands import main
+from vademecum.cli.entry import main
 
 __all__ = ["main"]

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vademecum.errors import InputError, StoppedError, UntrainedError, VademecumError, masked
+from vademecum.errors import InputError, UntrainedError, VademecumError
 
 if TYPE_CHECKING:
     from vademecum.stages import Observer, Road
@@ -26,8 +25,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-INTERRUPTED = 130
-"""The exit code that Typer gives after Ctrl-C: 128 and the signal's number."""
 KEPT_CONFIGS = ("config.json", "study-config.json", "search-config.json")
 """What a run, a study and a search keep of their configuration; given such a file, its directory is meant."""
 
@@ -121,10 +118,10 @@ def plan(
     with screens.watching(options.quiet or options.json) as observer:
         if is_study(target):
             sizing = forecast_study(load_study(target, settings or []), observer, offline=options.offline)
-            _show(sizing.model_dump(mode="json"), lambda: screens.show_sizing(sizing))
+            show(sizing.model_dump(mode="json"), lambda: screens.show_sizing(sizing))
         else:
             decided = forecast_run(load_config(target, settings or []), observer, offline=options.offline)
-            _show(decided.model_dump(mode="json"), lambda: screens.show_plan(decided))
+            show(decided.model_dump(mode="json"), lambda: screens.show_plan(decided))
 
 
 @app.command()
@@ -143,7 +140,7 @@ def audit(
         if (folder / "config.json").is_file()
         else audit_training(target, settings or [], examples, options.offline)
     )
-    _show(found.as_json(), lambda: screens.show_audit(found))
+    show(found.as_json(), lambda: screens.show_audit(found))
 
 
 @app.command()
@@ -151,6 +148,9 @@ def init(
     table: Annotated[Path, typer.Argument(help="A CSV, JSONL or Parquet file with questions and answers.")],
     out: Annotated[Path, typer.Option("--out", help="The configuration to write.")] = Path("vade.toml"),
     model: Annotated[str, typer.Option(help="The base model.")] = "smollm2-135m",
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", metavar="FIELD=NAME", help="A column that goes by another name.")
+    ] = None,
 ) -> None:
     """Write a configuration for a table of your own, and show its first pair as it would be trained."""
     from vademecum.cli import screens
@@ -158,13 +158,13 @@ def init(
 
     if out.exists():
         raise InputError(f"{out} exists already", hint="choose another name with --out")
-    write_config(table, out, model)
+    write_config(table, out, model, dict(_named(column) for column in columns or []))
     try:
         found = audit_training(out, [], 1, options.offline)
     except VademecumError:
         out.unlink()  # so that the same command can be given again
         raise
-    _show({"config": str(out), **found.as_json()}, lambda: screens.show_init(out, found))
+    show({"config": str(out), **found.as_json()}, lambda: screens.show_init(out, found))
 
 
 @app.command()
@@ -176,7 +176,7 @@ def doctor() -> None:
 
     hardware = probe_hardware(rates_cache=cache_folder())
     dtype, reason = choose_dtype(hardware)
-    _show(
+    show(
         {**hardware.model_dump(), "label": hardware.label, "dtype": dtype, "reason": reason},
         lambda: screens.show_hardware(hardware, dtype, reason),
     )
@@ -199,7 +199,31 @@ def report(
     render_again(place, load_config(folder / "config.json"), public=public)
     found = place.read_json("report.json")
     page = "report-public.html" if public else "report.html"
-    _show(found, lambda: screens.show_verdict(found, folder, page))
+    show(found, lambda: screens.show_verdict(found, folder, page))
+
+
+@app.command()
+def ask(
+    folder: RunFolder,
+    questions: Annotated[
+        list[str] | None, typer.Argument(help="What to ask; without one, every line of standard input is a question.")
+    ] = None,
+    system: Annotated[str, typer.Option(help="Who answers: tuned, base or few-shot.")] = "tuned",
+) -> None:
+    """Ask a run's model questions of your own; beside its answer stands the nearest one that the corpus knows."""
+    from vademecum.cli import screens
+    from vademecum.runs import Run
+    from vademecum.stages.ask import Handbook
+
+    handbook = Handbook(Run.open(folder), system, offline=options.offline)
+    asked = questions or _lines()
+    if options.json:
+        replies = [handbook.answer(question).model_dump(mode="json") for question in asked]
+        show({"run": str(folder), "system": system, "replies": replies}, None)
+        return
+    screens.show_handbook(handbook)
+    for question in asked:
+        screens.show_reply(handbook.answer(question))
 
 
 @app.command()
@@ -214,7 +238,7 @@ def compare(
     from vademecum.stages import compare_runs
 
     rows = compare_runs(Run.open(run_a), Run.open(run_b), system)
-    _show(
+    show(
         {"run_a": str(run_a), "run_b": str(run_b), "system": system, "comparisons": [row.model_dump() for row in rows]},
         lambda: screens.show_comparison(rows, run_a, run_b, system),
     )
@@ -247,7 +271,7 @@ def study(
         share = {"shared-base": True, "auto": None}.get(executor, False)
         setting = Setting(make_executor(executor), observer, options.offline, stop, at_once, share)
         found = run_study(declared, folder, setting)
-    _show(found.model_dump(mode="json"), lambda: screens.show_study(found, folder))
+    show(found.model_dump(mode="json"), lambda: screens.show_study(found, folder))
 
 
 @app.command()
@@ -295,7 +319,7 @@ def search(
     stop = Stop(stop_after)
     with _watched(stop) as observer:
         found = run_search(declared, folder, Setting(make_executor("local"), observer, options.offline, stop))
-    _show(found.model_dump(mode="json"), lambda: screens.show_search(found, folder))
+    show(found.model_dump(mode="json"), lambda: screens.show_search(found, folder))
 
 
 @contextmanager
@@ -322,11 +346,30 @@ def _walk(road: "Road", *, until: str | None, force: Sequence[str] = ()) -> None
             untrained = error  # what was done all the same is shown first
     if place.file("report.json").is_file() and until in (None, "report"):
         report = place.read_json("report.json")
-        _show(report, lambda: screens.show_verdict(report, place.path))
+        show(report, lambda: screens.show_verdict(report, place.path))
     else:
-        _show({"run": str(place.path), "stages": list(place.entries())}, lambda: screens.show_stages(place))
+        show({"run": str(place.path), "stages": list(place.entries())}, lambda: screens.show_stages(place))
     if untrained:
         raise untrained
+
+
+def _lines() -> Iterator[str]:
+    """Standard input, line by line; somebody who sits there is asked for the next one."""
+    while True:
+        if sys.stdin.isatty():
+            typer.echo("? ", nl=False, err=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line
+
+
+def _named(column: str) -> tuple[str, str]:
+    field, sign, name = column.partition("=")
+    if not sign:
+        raise InputError(f"--column {column!r} has no '='", hint="such as --column question=prompt")
+    return field, name
 
 
 def _run_name(target: str) -> str:
@@ -334,39 +377,9 @@ def _run_name(target: str) -> str:
     return path.resolve().parent.name if path.name in KEPT_CONFIGS else path.stem if path.suffix else target
 
 
-def _show(value: Any, screen: Any) -> None:  # noqa: ANN401  any JSON value; a screen
+def show(value: Any, screen: Any) -> None:  # noqa: ANN401  any JSON value; a screen
+    """Print a result: as JSON with --json, else as its screen does."""
     if options.json:
         typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
     else:
         screen()
-
-
-def _show_traceback() -> None:
-    if options.traceback:
-        typer.echo(masked(traceback.format_exc()), err=True)
-
-
-def main() -> None:
-    """Run `vade`; the one place where errors become words and exit codes."""
-    try:
-        app(standalone_mode=True)
-    except StoppedError as stopped:
-        told = f"{stopped.message}\nhint: {stopped.hint}"
-        _show({"stopped": stopped.message, "hint": stopped.hint}, lambda: typer.echo(told, err=True))
-        sys.exit(128 + stopped.signal if stopped.signal else 0)
-    except VademecumError as error:
-        _show_traceback()
-        typer.echo(f"error: {error.message}", err=True)
-        typer.echo(f"hint: {error.hint}", err=True)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-    except OSError as error:
-        _show_traceback()
-        typer.echo(f"error: {masked(str(error))}", err=True)
-        typer.echo(
-            "hint: look whether the disk has room and the folder can be written; --traceback says more", err=True
-        )
-        sys.exit(1)
-    except SystemExit as ended:
-        if ended.code == INTERRUPTED:
-            typer.echo("stopped; give the same command again to go on", err=True)
-        raise

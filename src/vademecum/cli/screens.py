@@ -19,12 +19,13 @@ from vademecum.records import Comparison
 from vademecum.report import changes, why_untrained
 from vademecum.report.numbers import duration, gigabytes, metric
 from vademecum.report.plain import visible
-from vademecum.report.sentences import NOT_ADVICE
+from vademecum.report.sentences import NOT_ADVICE, statements
 from vademecum.runs import Run
-from vademecum.stages import Silence
+from vademecum.stages import Silence, too_few_groups
 
 if TYPE_CHECKING:
     from vademecum.stages import Observer
+    from vademecum.stages.ask import Handbook, Reply
     from vademecum.stages.audit import TrainingAudit
     from vademecum.study.analysis import StudyAnalysis
     from vademecum.study.search import SearchResult
@@ -111,6 +112,33 @@ def _difference(row: Comparison | None) -> str:
     return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]\n{row.verdict}"
 
 
+def show_handbook(handbook: "Handbook") -> None:
+    """Who will answer, and what the run's test says of it."""
+    console.print(f"{handbook.system} of {handbook.run.path}. {NOT_ADVICE}", soft_wrap=True)
+    if handbook.run.file("report.json").is_file():
+        for row in statements(handbook.run.read_json("report.json")):
+            if row.versus.startswith(f"{handbook.system} against"):
+                console.print(Text(f"{row.versus}: {row.verdict}. {row.text}"))
+
+
+def show_reply(reply: "Reply") -> None:
+    """A question, the model's answer, and the nearest answer that the corpus knows."""
+    known = reply.nearest
+    ended = {"length": "It was cut at its longest.", "loop": "It was ended where it went round in circles."}
+    console.print(f"\n{visible(reply.question)}", style="bold", soft_wrap=True)
+    console.print(visible(reply.answer) or "(an empty answer)", soft_wrap=True)
+    if reply.stopped in ended:
+        console.print(ended[reply.stopped], style="dim")
+    origin = ", ".join(filter(None, (known.source, known.url)))
+    console.print(
+        f"\nThe nearest question that the corpus answers: {visible(known.question)}"
+        + (f" ({visible(origin)})" if origin else ""),
+        style="bold",
+        soft_wrap=True,
+    )
+    console.print(visible(known.answer), soft_wrap=True)
+
+
 def show_stages(run: Run) -> None:
     """What a run directory holds so far."""
     for name, entry in run.entries().items():
@@ -138,9 +166,11 @@ def show_plan(plan: Plan) -> None:
     peaks, limit = plan.predicted_peak_bytes, gigabytes(plan.memory_limit_bytes)
     console.print(
         f"It fits: at the worst moment training takes {gigabytes(peaks['train'])} and answering "
-        f"{gigabytes(peaks['predict'])} of {limit} ({plan.answer_rows} answers at a time). On the disk: "
-        f"{gigabytes(plan.disk_bytes)}."
+        f"{gigabytes(peaks['predict'])} of {limit} ({plan.memory_limit_reason}), with {plan.answer_rows} answers "
+        f"at a time. On the disk: {gigabytes(plan.disk_bytes)}."
     )
+    if plan.answer_quantization != "none":
+        console.print(f"All systems answer with {plan.answer_quantization} weights.")
 
 
 def _print_candidates(plan: Plan) -> None:
@@ -182,12 +212,15 @@ def show_audit(audit: "TrainingAudit") -> None:
         table.add_row(f"  look like a {kind.replace('_', ' ')}", f"{found_in['count']:,}{first}")
     for name, count in audit.counts.items():
         table.add_row(f"  {name}", f"{count:,}")
+    table.add_row("groups of the test pairs that are answered", f"{audit.test_groups:,}")
     for name, share in audit.leakage.items():
         if name != "n_test":
             table.add_row(f"test pairs whose {name} stands in train", f"{share:.1%}")
     for name, value in found.model_dump().items():
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.3f}")
     console.print(table)
+    if audit.test_groups < audit.groups_needed:
+        console.print(too_few_groups(audit.test_groups, audit.groups_needed), soft_wrap=True)
     _print_examples(audit)
 
 

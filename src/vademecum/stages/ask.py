@@ -1,0 +1,131 @@
+"""Asking a finished run questions of one's own: its model's answer, and the nearest answer that the corpus knows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, get_args
+
+from vademecum.baselines import nearest
+from vademecum.config import load_config
+from vademecum.errors import InputError
+from vademecum.generation import Decoding, Prompt, generate
+from vademecum.hardware import choose_dtype, probe_hardware
+from vademecum.planning import Plan
+from vademecum.records import Prediction, QAPair, Record, Stopped
+from vademecum.runs import Run
+from vademecum.sources import cache_folder
+from vademecum.stages.answer import load_system
+from vademecum.stages.material import Base, Pairs, prompts_for
+from vademecum.stages.road import Road, Silence
+from vademecum.stopping import Stop
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+System = Literal["tuned", "base", "few-shot"]
+
+
+class Reply(Record):
+    """What came of one question."""
+
+    question: str
+    answer: str
+    stopped: Stopped
+    new_tokens: int
+    nearest: QAPair
+    """The train pair whose question is nearest: what `copy` answers. A typed question has no question type, so all of
+    train is looked through."""
+
+
+@dataclass
+class _Answers:
+    """Keeps in memory what `generate` writes."""
+
+    stop: Stop = field(default_factory=Stop)
+    predictions: list[Prediction] = field(default_factory=list)
+
+    def done(self) -> int:
+        """Nothing was answered before."""
+        return 0
+
+    def write(self, chunk: int, predictions: list[Prediction]) -> None:
+        """Keep them."""
+        self.predictions += predictions
+
+
+class Handbook:
+    """One system of a run, loaded to be asked. Nothing is written.
+
+    It answers with the run's own prompt and decoding, on the run's device and in its number format; on a machine that
+    does not have that device (an adapter trained on a GPU, asked on a laptop), on what is there.
+    """
+
+    def __init__(self, run: Run, system: str = "tuned", *, offline: bool = False) -> None:
+        """Raises InputError where the run has not come far enough, or has no such system; else as the stages do."""
+        if system not in get_args(System):
+            raise InputError(f"no system {system!r} can be asked", hint=f"it is one of {', '.join(get_args(System))}")
+        _check_finished(run, system)
+        self.run = run
+        self.system = system
+        self._road = Road(run, load_config(run.file("config.json")), Silence(), offline)
+        self._decoding = Decoding.model_validate(run.read_json("decoding.json")["decoding"])
+
+    def answer(self, question: str) -> Reply:
+        """Answer one question, up to the run's max_new_tokens.
+
+        Raises:
+            InputError: the question is empty, or too long for the model's context.
+        """
+        asked = QAPair(id="question", question=question.strip(), answer="")
+        if not asked.question:
+            raise InputError("the question is empty", hint="ask something, such as 'What are the symptoms of gout?'")
+        sink = _Answers()
+        generate(self._model, self._base.tokenizer, self._prompts(asked), self._decoding, sink)
+        [said], [[known]] = sink.predictions, nearest(self._train, [asked], 1)
+        return Reply(
+            question=asked.question,
+            answer=said.text,
+            stopped=said.stopped,
+            new_tokens=said.new_tokens,
+            nearest=known,
+        )
+
+    def _prompts(self, asked: QAPair) -> list[Prompt]:
+        return prompts_for(self.system, [asked], self._train, self._base, self._road.config)
+
+    @cached_property
+    def _train(self) -> Sequence[QAPair]:
+        return Pairs.read(self._road).of("train")
+
+    @cached_property
+    def _base(self) -> Base:
+        return Base.locate(self._road)
+
+    @cached_property
+    def _model(self) -> "PreTrainedModel":
+        plan = self.run.read_record("plan.json", Plan)
+        return load_system(self._road, self._base, _for_this_machine(plan), self.system)
+
+
+def _check_finished(run: Run, system: str) -> None:
+    done = run.entries()
+    needed = ("prepare", "plan", "decoding", *(("train",) if system == "tuned" else ()))
+    if missing := [stage for stage in needed if stage not in done]:
+        raise InputError(
+            f"{run.path} cannot be asked yet: {', '.join(missing)} not finished",
+            hint="give its `vade run` command again and let it finish; or ask the base model, with --system base",
+        )
+    if system == "tuned" and not run.file("adapter").is_dir():
+        raise InputError(
+            f"{run.path} has no trained model: its training came to nothing",
+            hint="its report says why; --system base asks the base model",
+        )
+
+
+def _for_this_machine(plan: Plan) -> Plan:
+    if plan.device == "cpu":
+        return plan
+    hardware = probe_hardware(rates_cache=cache_folder())
+    if hardware.device == plan.device:
+        return plan
+    return plan.model_copy(update={"device": hardware.device, "dtype": choose_dtype(hardware)[0]})
