@@ -13,9 +13,10 @@ from tests.listener import Listener, go
 from vademecum.config import ModelConfig, RunConfig, load_config
 from vademecum.errors import ConfigError, RunError
 from vademecum.models import is_quantized, load_adapter, load_base
+from vademecum.planning import Plan
 from vademecum.runs import Run
 from vademecum.stages import Road
-from vademecum.stages.answer import _load
+from vademecum.stages.answer import load_system
 from vademecum.stages.material import Base
 from vademecum.testing import tiny_pairs
 
@@ -137,7 +138,8 @@ def test_a_quantized_base_is_trained_and_answers_merged_in_full_precision(
     road = Road(Run.open(tmp_path / "run"), config, Listener())
     base = Base.locate(road)
     assert is_quantized(base.load(config.model, device="cpu", dtype="float32"))
-    assert not any(is_quantized(_load(road, base, system)) for system in ("base", "tuned"))
+    plan = road.run.read_record("plan.json", Plan)
+    assert not any(is_quantized(load_system(road, base, plan, system)) for system in ("base", "tuned"))
 
 
 def test_systems_without_training_need_no_adapter(tmp_path: Path, corpus: Path, tinyllama_lookalike: Path) -> None:

@@ -8,6 +8,7 @@ VademecumError            message: what failed, what was found; hint: what to do
 │   └── SourceError       a model or corpus that cannot be found or fetched
 └── RunError              the input was fine and the run failed; `vade` exits with 1
     ├── AuditError        an audit crossed its threshold (leakage, supervision)
+    ├── OutOfMemoryError  more memory is needed than there is, or than the budget allows
     ├── DivergedError     a loss, gradient or weight that is not finite
     ├── UntrainedError    all is done but for the tuned system, because training gave no adapter that is worth scoring
     ├── StaleError        finished work would be overwritten; asks for --force
@@ -63,6 +64,14 @@ class RunError(VademecumError):
 
 class AuditError(RunError):
     """An audit found more than the configuration allows."""
+
+
+class OutOfMemoryError(RunError):
+    """More memory is needed than there is, or than the budget allows, for `work` such as `training`."""
+
+    def __init__(self, message: str, *, hint: str, work: str) -> None:
+        super().__init__(message, hint=hint)
+        self.work = work
 
 
 class DivergedError(RunError):

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import ClassVar, Literal
 
 from vademecum.cgroups import cpu_quota, memory_bytes
-from vademecum.errors import ConfigError, RunError
+from vademecum.errors import ConfigError, OutOfMemoryError
 from vademecum.files import digest_value, write_json
 from vademecum.records import Record
 
@@ -40,6 +40,8 @@ BF16_MIN_GAIN = 1.2
 """bfloat16 must beat float32 by this factor on a CPU: its rounding costs accuracy, so a tie goes to float32."""
 
 
+CUDA_CONTEXT_BYTES = 600_000_000
+"""Of the driver, the kernels and the libraries' workspaces, which torch's allocator does not count; an estimate."""
 OCCASIONS = 3
 """So often are matrix products timed, then never again: a machine that is busy once does not spoil the rates."""
 
@@ -286,7 +288,7 @@ def out_of_memory_told(work: str, hint: str) -> Iterator[None]:
     """Say in words that `work` in the `with` block found no more memory on a GPU, and what to do about it.
 
     Raises:
-        RunError: it did.
+        OutOfMemoryError: it did.
     """
     try:
         yield
@@ -295,7 +297,7 @@ def out_of_memory_told(work: str, hint: str) -> Iterator[None]:
 
         if not isinstance(error, torch.OutOfMemoryError):
             raise
-        raise RunError(f"{work} needs more memory than the GPU has free", hint=hint) from error
+        raise OutOfMemoryError(f"{work} needs more memory than the GPU has free", hint=hint, work=work) from error
 
 
 def _cuda_in_use() -> bool:
@@ -305,12 +307,14 @@ def _cuda_in_use() -> bool:
 
 
 def _cuda_peak_bytes() -> int:
-    """The most that torch held on its CUDA device; 0 where it holds nothing there, though it may have looked at it."""
+    """The most that this process held on its CUDA device; 0 where torch holds nothing there, though it may have looked
+    at it."""
     if not _cuda_in_use():
         return 0
     import torch
 
-    return int(torch.cuda.max_memory_reserved())
+    held = int(torch.cuda.max_memory_reserved())
+    return held + CUDA_CONTEXT_BYTES if held else 0
 
 
 def _rates(hardware: Hardware, cache: Path) -> dict[str, float]:

@@ -9,6 +9,7 @@ from tests.cli.outcome import MARK, Outcome, Vade
 
 from vademecum.config import load_config
 from vademecum.runs import Run
+from vademecum.testing import tiny_pairs
 
 
 def test_a_run_with_json_prints_the_report_and_nothing_else(first: tuple[Path, Outcome]) -> None:
@@ -150,6 +151,23 @@ def test_init_writes_a_configuration_that_loads_and_shows_the_first_pair(
     again = vade("init", table, "--model", tiny_checkpoint, "--out", out)
     assert (again.code, out.read_bytes()) == (2, before)
     assert "exists already" in again.err
+
+
+def test_init_takes_columns_by_other_names(tiny_checkpoint: Path, tmp_path: Path, vade: Vade) -> None:
+    table = tmp_path / "data.jsonl"
+    rows = [{"prompt": pair.question, "response": pair.answer, "disease": pair.focus} for pair in tiny_pairs(40)]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    given = ("init", table, "--model", tiny_checkpoint, "--out", tmp_path / "mine.toml")
+    refused = vade(*given, "--column", "question=prompt")
+    assert refused.code == 2
+    assert "--column answer=NAME" in refused.err
+    named = ("--column", "question=prompt", "--column", "answer=response", "--column", "focus=disease")
+    outcome = vade(*given, *named)
+    assert outcome.code == 0, outcome.err
+    columns = load_config(tmp_path / "mine.toml").corpus.columns
+    assert columns == {"question": "prompt", "answer": "response", "focus": "disease"}
+    assert "20 are needed for a verdict" in outcome.words  # 40 pairs, a tenth of them for the test
+    assert vade(*given, "--column", "question").code == 2
 
 
 def test_an_init_that_fails_can_be_given_again(table: Path, tmp_path: Path, vade: Vade) -> None:

@@ -9,7 +9,15 @@ import pytest
 
 from vademecum.config import ModelConfig, TrainConfig
 from vademecum.errors import ConfigError
-from vademecum.planning import Candidate, Settings, choose_settings, possible_settings, settings_cost, weigh
+from vademecum.planning import (
+    Candidate,
+    MemoryLimit,
+    Settings,
+    choose_settings,
+    possible_settings,
+    settings_cost,
+    weigh,
+)
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "plan_accuracy-cpu-2core-avx2.json"
 
@@ -59,7 +67,7 @@ def test_less_memory_costs_more_and_more_time() -> None:
     chosen = []
     for limit_gb in (20, 8, 4, 2, 1.4):
         found = candidates(limit_gb, examples_per_step=16)
-        best = choose_settings(found, round(limit_gb * 1e9), lambda: "")
+        best = choose_settings(found, MemoryLimit(round(limit_gb * 1e9), ""), lambda: "")
         assert best.fits
         assert best.relative_seconds == min(one.relative_seconds for one in found if one.fits)
         chosen.append(best)
@@ -76,8 +84,8 @@ def test_micro_batches_are_no_larger_than_is_fast() -> None:
 
 
 def test_where_nothing_fits_the_error_says_what_takes_least_and_what_would_fit() -> None:
-    with pytest.raises(ConfigError, match=r"does not fit into 1\.00 GB.* 1\.25 GB") as caught:
-        choose_settings(candidates(1), 10**9, lambda: "take a smaller base model")
+    with pytest.raises(ConfigError, match=r"does not fit into 1\.00 GB \(the budget\).* 1\.25 GB") as caught:
+        choose_settings(candidates(1), MemoryLimit(10**9, "the budget"), lambda: "take a smaller base model")
     assert caught.value.hint == "take a smaller base model"
 
 

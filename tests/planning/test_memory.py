@@ -8,11 +8,19 @@ import pytest
 
 from vademecum.config import BudgetConfig, LoraConfig, load_config
 from vademecum.errors import SourceError
-from vademecum.planning import AnsweringShape, MemoryPrediction, TrainingShape, memory_limit_bytes, predict_memory
+from vademecum.hardware import CUDA_CONTEXT_BYTES
+from vademecum.planning import (
+    AnsweringShape,
+    MemoryPrediction,
+    Quantization,
+    TrainingShape,
+    memory_limit,
+    predict_memory,
+)
 from vademecum.planning import memory as module
 from vademecum.planning.choice import fits
-from vademecum.planning.memory import CUDA_CONTEXT_BYTES
 
+QUANTIZATIONS: tuple[Quantization, ...] = ("none", "nf4")
 SHAPE = TrainingShape(
     rows=4, width=128, trained_tokens=300, gradient_checkpointing=False, quantization="none", compact=True
 )
@@ -121,10 +129,18 @@ GB = 10**9
 def test_a_process_may_take_what_is_free_and_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "machine_memory_bytes", lambda: (16 * GB, 3 * GB))
     monkeypatch.setattr(module, "process_memory_bytes", lambda: GB)
-    assert memory_limit_bytes(BudgetConfig(), "cpu") == round(0.9 * 4 * GB)
-    assert memory_limit_bytes(BudgetConfig(), "cpu", 2) == round(0.9 * 2 * GB)
-    assert memory_limit_bytes(BudgetConfig(memory_gb=2.5), "cpu") == 2_500_000_000
-    assert memory_limit_bytes(BudgetConfig(memory_gb=2.5), "cpu", 2) == 1_250_000_000
+    assert memory_limit(BudgetConfig(), "cpu").bytes == round(0.9 * 4 * GB)
+    assert memory_limit(BudgetConfig(), "cpu", 2).bytes == round(0.9 * 2 * GB)
+    assert memory_limit(BudgetConfig(memory_gb=2.5), "cpu") == (2_500_000_000, "budget.memory_gb")
+    assert memory_limit(BudgetConfig(memory_gb=2.5), "cpu", 2).bytes == 1_250_000_000
+
+
+def test_a_budget_does_not_make_a_machine_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "machine_memory_bytes", lambda: (16 * GB, 3 * GB))
+    monkeypatch.setattr(module, "process_memory_bytes", lambda: GB)
+    found = memory_limit(BudgetConfig(memory_gb=8), "cpu")
+    assert found.bytes == 4 * GB
+    assert "budget.memory_gb allows 8 GB" in found.reason
 
 
 def test_on_a_gpu_its_own_memory_counts_and_each_process_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,11 +150,25 @@ def test_on_a_gpu_its_own_memory_counts_and_each_process_has_one(monkeypatch: py
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: GB)
     monkeypatch.setattr("vademecum.hardware.gpu_free_bytes", lambda: {"this": 10 * GB, "another": GB})
     for processes in (1, 4):
-        found = memory_limit_bytes(BudgetConfig(), "cuda", processes)
+        found = memory_limit(BudgetConfig(), "cuda", processes).bytes
         assert found == round(0.9 * (11 * GB + CUDA_CONTEXT_BYTES))
+    assert memory_limit(BudgetConfig(memory_gb=8), "cuda", 4).bytes == 8 * GB
+    assert memory_limit(BudgetConfig(memory_gb=20), "cuda").bytes == 11 * GB + CUDA_CONTEXT_BYTES
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (24 * GB - 10**8, 24 * GB))
-    assert memory_limit_bytes(BudgetConfig(), "cuda") == round(0.9 * 24 * GB)  # the context was smaller than estimated
-    assert memory_limit_bytes(BudgetConfig(memory_gb=8), "cuda", 4) == 8 * GB
+    # The context was smaller than estimated.
+    assert memory_limit(BudgetConfig(), "cuda").bytes == round(0.9 * 24 * GB)
+
+
+def test_quantized_weights_answer_in_less_memory(tmp_path: Path) -> None:
+    from transformers import LlamaConfig
+
+    LlamaConfig(vocab_size=512, hidden_size=256, intermediate_size=512, num_hidden_layers=4).save_pretrained(tmp_path)
+    plain, quantized = (
+        predict_memory(tmp_path, LoraConfig(), "float32", None, AnsweringShape(2, 64, 32, held))
+        for held in QUANTIZATIONS
+    )
+    assert quantized.cache_bytes == plain.cache_bytes
+    assert quantized.answering_weights_bytes < 0.5 * plain.answering_weights_bytes
 
 
 LARGE = {

@@ -8,8 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vademecum.config import BudgetConfig, TrainConfig, load_config
-from vademecum.errors import ConfigError
-from vademecum.planning import AnswerRates, Rates, Settings, Workload, apply_choice, check_memory, choose_steps
+from vademecum.errors import ConfigError, OutOfMemoryError
+from vademecum.planning import (
+    AnswerRates,
+    Quantization,
+    Rates,
+    Settings,
+    Workload,
+    apply_choice,
+    check_memory,
+    choose_steps,
+)
 from vademecum.planning.plan import MIN_STEPS, RESERVE_SHARE
 from vademecum.planning.timing import STARTUP_SECONDS
 
@@ -114,9 +123,13 @@ def test_a_run_that_trains_nothing_is_planned_without_steps() -> None:
 def test_more_memory_than_the_budget_is_refused_with_what_would_take_less() -> None:
     probed = rates().model_copy(update={"peak_memory_bytes": 4_100_000_000})
     check_memory(probed, 4_200_000_000)
-    with pytest.raises(ConfigError, match=r"4\.10 GB, more than the limit of 4\.00 GB") as caught:
+    with pytest.raises(OutOfMemoryError, match=r"4\.10 GB, more than the limit of 4\.00 GB") as caught:
         check_memory(probed, 4_000_000_000)
     assert "per_device_train_batch_size" in caught.value.hint
+    assert caught.value.work == "answering"
+    with pytest.raises(OutOfMemoryError) as caught:
+        check_memory(probed.model_copy(update={"training_peak_bytes": 4_050_000_000}), 4_000_000_000)
+    assert caught.value.work == "training"
 
 
 def test_the_plan_fills_in_what_was_left_open_and_nothing_else() -> None:
@@ -130,6 +143,19 @@ def test_the_plan_fills_in_what_was_left_open_and_nothing_else() -> None:
     assert applied.train.batch_shape == (2, 4)
     fewer = load_config("demo", ["generate.batch_size=4"])  # set after answering had run out of memory
     assert apply_choice(fewer, chosen, answer_rows=16).generate.batch_size == 4
+
+
+def test_answers_are_written_with_the_weights_that_fit_unless_others_are_asked_for() -> None:
+    chosen = Settings(
+        quantization="nf4", per_device_train_batch_size=2, gradient_accumulation_steps=4, gradient_checkpointing=True,
+        compact=True,
+    )  # fmt: skip
+    cases: list[tuple[str, Quantization, str]] = [
+        ("auto", "nf4", "nf4"), ("auto", "none", "none"), ("none", "nf4", "none")
+    ]  # fmt: skip
+    for asked, planned, found in cases:
+        config = load_config("demo", [f"generate.quantization={asked}"])
+        assert apply_choice(config, chosen, 16, planned).generate.quantization == found
 
 
 def test_configured_warmup_shrinks_with_the_steps_that_the_budget_cuts() -> None:

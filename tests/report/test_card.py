@@ -77,6 +77,14 @@ def test_quotes_and_braces_in_a_prompt_leave_the_snippet_whole(material: ReportM
 
 # PEFT's own use of a deprecated name; plain PEFT does not silence it.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_the_snippet_asks_in_the_form_that_was_trained(material: ReportMaterial) -> None:
+    prompt = PromptConfig(system="Be brief.", instruction="Answer as a doctor.", question="Q: {question}")
+    other = dataclasses.replace(material, config=material.config.model_copy(update={"prompt": prompt}))
+    code = snippet(render_card(build_report(other), other))
+    assert "Be brief." in code
+    assert r"Answer as a doctor.\n\nQ: What are the symptoms of gout?" in code
+
+
 def test_the_snippet_loads_an_adapter_with_plain_peft(
     material: ReportMaterial, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -8,13 +8,15 @@ import pytest
 import torch
 from tests.listener import go
 
-from vademecum.config import RunConfig, load_config
-from vademecum.errors import ConfigError, RunError
+from vademecum.config import ModelConfig, RunConfig, load_config
+from vademecum.errors import ConfigError, OutOfMemoryError, RunError
 from vademecum.hardware import can_compact_memory
-from vademecum.models import is_quantized, load_base
-from vademecum.planning import Plan
+from vademecum.models import is_quantized, load_adapter, load_base
+from vademecum.planning import Plan, predict_memory
+from vademecum.prompts import decode_answer, end_token_id
+from vademecum.records import Prediction
 from vademecum.runs import Run
-from vademecum.stages import Silence, answer, forecast_run, material, train
+from vademecum.stages import Road, Silence, answer, forecast_run, material, sizing, train
 from vademecum.stages import plan as module
 
 
@@ -82,9 +84,69 @@ def test_a_probe_that_runs_out_of_memory_says_what_to_do(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     noting(monkeypatch, name, fail)
-    with pytest.raises(RunError, match="more memory than the GPU has free") as caught:
+    with pytest.raises(OutOfMemoryError, match="more memory than the GPU has free") as caught:
         go(tmp_path, config(tiny_checkpoint), until="plan")
-    assert "budget.memory_gb" in caught.value.hint
+    assert "nvidia-smi" in caught.value.hint
+    assert "a smaller base" in caught.value.hint
+
+
+@pytest.mark.parametrize(("name", "work"), [("probe_steps", "training"), ("probe_generation", "answering")])
+def test_where_the_probe_runs_out_of_memory_what_takes_less_is_tried(
+    name: str, work: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = config(tiny_checkpoint)
+    go(tmp_path / "usual", usual, until="plan")
+    failures = 2
+
+    def fail_at_first(_: object) -> None:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    noting(monkeypatch, name, fail_at_first)
+    heard = go(tmp_path / "full", usual, until="plan").said
+    before, after = (Run.open(tmp_path / run).read_record("plan.json", Plan) for run in ("usual", "full"))
+    assert sum(f"{work} needs more memory" in said for said in heard) == 2
+    assert (after.answer_rows < before.answer_rows) == (work == "answering")
+    assert (after.memory.activations_bytes < before.memory.activations_bytes) == (work == "training")
+    examples = [one.settings.per_device_train_batch_size * one.settings.gradient_accumulation_steps
+                for one in (before, after)]  # fmt: skip
+    assert examples[0] == examples[1]  # the training stays the same
+
+
+def test_where_whole_weights_do_not_fit_all_systems_answer_in_four_bits(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    real = predict_memory
+
+    def predict(*given: Any) -> Any:
+        found, answering = real(*given), given[-1]
+        whole = answering is not None and answering.quantization == "none"
+        return found.model_copy(update={"answering_weights_bytes": 10**15}) if whole else found
+
+    monkeypatch.setattr(sizing, "predict_memory", predict)
+    given = config(tiny_checkpoint, "generate.systems=['base', 'tuned']", "generate.no_repeat_ngram_size=0")
+    go(tmp_path, given)
+    run = Run.open(tmp_path)
+    assert run.read_record("plan.json", Plan).answer_quantization == "nf4"
+    said = " ".join(run.file("report.md").read_text(encoding="utf-8").split())
+    assert "All systems answered with nf4 weights" in said
+    answered = {row.id: row.text for row in run.read_rows("predictions/tuned.jsonl", Prediction)}
+
+    road = Road(run, given, Silence())
+    base = material.Base.locate(road)
+    asked = material.Pairs.read(road).test(given)
+    quantized = base.load(ModelConfig(quantization="nf4"), device="cpu", dtype="float32")
+    adapted = load_adapter(quantized, run.file("adapter"))
+    for prompt in material.prompts_for("tuned", asked, [], base, given)[:4]:
+        ids = adapted.generate(
+            input_ids=torch.tensor([prompt.input_ids]), max_new_tokens=8, do_sample=False,
+            eos_token_id=end_token_id(base.tokenizer), pad_token_id=0,
+        )  # fmt: skip
+        said = decode_answer(base.tokenizer, ids[0, len(prompt.input_ids) :].tolist())
+        assert answered[prompt.id] == said or said.startswith(answered[prompt.id])  # ours ends a loop
 
 
 def test_answering_that_runs_out_of_memory_says_what_to_do(

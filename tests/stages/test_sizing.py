@@ -1,16 +1,21 @@
 """Where nothing fits, what would: predicted like the rest, and true to the byte."""
 
+from dataclasses import replace
+
 import pytest
 
 from vademecum.config import RunConfig, load_config
+from vademecum.errors import ConfigError
+from vademecum.generation import Prompt
 from vademecum.models import BaseModelFiles
-from vademecum.planning import Settings
+from vademecum.planning import AnsweringShape, MemoryLimit, Quantization, Settings
 from vademecum.planning.choice import MEMORY_MARGIN
 from vademecum.stages.material import Base
-from vademecum.stages.sizing import Situation, _Predictor
+from vademecum.stages.sizing import Situation, _choose_answering, _Predictor
 from vademecum.training import Example
 
 ROW_TOKENS = 200
+HELD: tuple[Quantization, ...] = ("none", "nf4")
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +83,40 @@ def test_shorter_rows_are_named_last(predictor: _Predictor) -> None:
 
 def test_where_nothing_of_this_helps_a_smaller_base_is_named(predictor: _Predictor) -> None:
     assert "a smaller base model" in predictor.nearest(least(predictor, "nf4", ROW_TOKENS // 2) // 2)
+
+
+def answering(predictor: _Predictor, asked: str) -> _Predictor:
+    """With prompts to be answered, four at a time at most."""
+    situation = replace(
+        predictor.situation,
+        config=load_config("demo", ["generate.batch_size=none", f"generate.quantization={asked}"]),
+        prompts={"base": [Prompt(str(number), [3] * 50) for number in range(4)]},
+    )
+    return replace(predictor, situation=situation)
+
+
+def test_answers_are_written_with_four_bits_only_where_whole_weights_do_not_fit(predictor: _Predictor) -> None:
+    asked = answering(predictor, "auto")
+    whole, quantized = (asked.answering_bytes(shape_of(asked, 1, held)) for held in HELD)
+    assert quantized < whole
+    rows, shape = _choose_answering(asked, MemoryLimit(just_enough(whole), "as told"), "none")
+    assert (rows, shape and shape.quantization) == (1, "none")  # one at a time rather than with coarser weights
+    rows, shape = _choose_answering(asked, MemoryLimit(just_enough(quantized), "as told"), "none")
+    assert (rows, shape and shape.quantization) == (1, "nf4")
+    _, shape = _choose_answering(asked, MemoryLimit(whole - 1, "as told"), "int8")
+    assert shape
+    assert shape.quantization == "int8"  # as it is trained
+
+
+def test_weights_that_are_asked_for_are_never_exchanged(predictor: _Predictor) -> None:
+    asked = answering(predictor, "none")
+    whole = asked.answering_bytes(shape_of(asked, 1, "none"))
+    with pytest.raises(ConfigError, match=r"more than .* GB \(as told\)") as caught:
+        _choose_answering(asked, MemoryLimit(whole - 1, "as told"), "nf4")
+    assert "generate.quantization" in caught.value.hint
+
+
+def shape_of(predictor: _Predictor, rows: int, quantization: Quantization) -> AnsweringShape:
+    shape = predictor.answering_shape(rows, quantization)
+    assert shape
+    return shape

@@ -13,7 +13,7 @@ from vademecum.hardware import Device
 from vademecum.planning import AnswerRates, MemoryPrediction, Plan, Rates, Settings
 from vademecum.runs import Run
 from vademecum.stages import Road, render_again, run_road
-from vademecum.stages.train import RunSink, _cuda_limit, _memory_limit, _time_limit
+from vademecum.stages.train import RunSink, _memory_limit, _time_limit, cuda_limit
 from vademecum.training import Adaptation
 
 
@@ -114,20 +114,26 @@ def plan(device: Device = "cpu") -> Plan:
 
 
 def test_training_may_take_what_the_rest_leaves_of_the_budget() -> None:
-    assert _time_limit(BudgetConfig(minutes=10), plan(), loading=5) == 600 - 30 - 20 - 50 - 5
-    assert _time_limit(BudgetConfig(), plan(), loading=5) is None
+    assert _time_limit(BudgetConfig(minutes=10), plan(), preparing=5) == 600 - 30 - 20 - 50 - 5
+    assert _time_limit(BudgetConfig(), plan(), preparing=5) is None
 
 
 def test_memory_is_watched_on_a_cpu() -> None:
-    assert _memory_limit(BudgetConfig(memory_gb=2.5), plan()) == 2_500_000_000
-    assert _memory_limit(BudgetConfig(), plan()) is None
-    assert _memory_limit(BudgetConfig(memory_gb=2.5), plan("cuda")) is None
+    assert _memory_limit(BudgetConfig(memory_gb=0.5), plan(), 1) == 500_000_000
+    assert _memory_limit(BudgetConfig(memory_gb=0.5), plan("cuda"), 1) is None
+
+
+def test_without_a_budget_training_may_take_what_is_free_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vademecum.planning.memory.machine_memory_bytes", lambda: (8 * 10**9, 10**9))
+    monkeypatch.setattr("vademecum.planning.memory.process_memory_bytes", lambda: 10**9)
+    assert _memory_limit(BudgetConfig(), plan(), 1) == 1_800_000_000  # whatever was free when it was planned
 
 
 def test_a_gpu_is_kept_to_the_budget_less_its_context() -> None:
     beside = plan("cuda").model_copy(update={"process_bytes": 600_000_000})
-    assert _cuda_limit(BudgetConfig(memory_gb=2.5), beside) == 1_900_000_000
-    assert _cuda_limit(BudgetConfig(), beside) is None
+    limit, process = beside.memory_limit_bytes, beside.process_bytes
+    assert cuda_limit(BudgetConfig(memory_gb=2.5), limit, process) == 1_900_000_000
+    assert cuda_limit(BudgetConfig(), limit, process) is None
 
 
 def test_changes_of_course_and_the_clock_survive_the_sitting(tmp_path: Path) -> None:

@@ -80,6 +80,11 @@ class PromptConfig(Section):
         return self
 
 
+def _none_as_word(value: object) -> object:
+    """For every other setting `--set section.key=none` unsets."""
+    return "none" if value is None else value
+
+
 class ModelConfig(Section):
     """The base model and how it is loaded."""
 
@@ -97,8 +102,7 @@ class ModelConfig(Section):
     @field_validator("quantization", mode="before")
     @classmethod
     def _none_is_a_word(cls, value: object) -> object:
-        """For every other setting `--set section.key=none` unsets."""
-        return "none" if value is None else value
+        return _none_as_word(value)
 
 
 class LoraConfig(Section):
@@ -203,6 +207,13 @@ class GenerateConfig(Section):
     """Train pairs shown in the prompt of `few-shot`: the nearest whose answer has at most max_new_tokens."""
     batch_size: PositiveInt | None = None
     """Answers written at a time; unset: up to 64 that fit, 256 on an accelerator."""
+    quantization: Literal["none", "int8", "nf4", "auto"] = "auto"
+    """Of the weights that answer, the same for all systems; `auto`: none, unless only quantized ones fit the memory."""
+
+    @field_validator("quantization", mode="before")
+    @classmethod
+    def _none_is_a_word(cls, value: object) -> object:
+        return _none_as_word(value)
 
 
 class EvaluateConfig(Section):

@@ -129,7 +129,8 @@ def _map_columns(names: Sequence[str], columns: Mapping[str, str], path: Path) -
         if field not in mapping:
             raise CorpusError(
                 f"{path} has no column for {field!r}; it has {listing}",
-                hint=f"set corpus.columns.{field} to the name of the column that holds it",
+                hint=f"set corpus.columns.{field} to the name of the column that holds it; for vade init, "
+                f"--column {field}=NAME",
             )
     for field, name in mapping.items():
         if names.count(name) > 1:

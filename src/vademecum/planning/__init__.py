@@ -4,24 +4,29 @@ from vademecum.planning.choice import Candidate, Settings, choose_settings, poss
 from vademecum.planning.disk import check_disk, predict_disk_bytes
 from vademecum.planning.memory import (
     AnsweringShape,
+    MemoryLimit,
     MemoryPrediction,
+    Quantization,
     TrainingShape,
-    memory_limit_bytes,
+    memory_limit,
     predict_memory,
     process_bytes,
 )
 from vademecum.planning.operations import Shape
-from vademecum.planning.plan import Plan, Workload, apply_choice, check_memory, choose_steps
+from vademecum.planning.plan import TAKES_LESS, Plan, Workload, apply_choice, check_memory, choose_steps
 from vademecum.planning.timing import AnswerRates, ForecastWork, Rates, answering_seconds, forecast_rates
 from vademecum.planning.tracing import read_model_config, shapeless
 
 __all__ = [
+    "TAKES_LESS",
     "AnswerRates",
     "AnsweringShape",
     "Candidate",
     "ForecastWork",
+    "MemoryLimit",
     "MemoryPrediction",
     "Plan",
+    "Quantization",
     "Rates",
     "Settings",
     "Shape",
@@ -34,7 +39,7 @@ __all__ = [
     "choose_settings",
     "choose_steps",
     "forecast_rates",
-    "memory_limit_bytes",
+    "memory_limit",
     "possible_settings",
     "predict_disk_bytes",
     "predict_memory",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from vademecum.config import ModelConfig, TrainConfig
 from vademecum.errors import ConfigError
 from vademecum.hardware import Device
-from vademecum.planning.memory import Quantization
+from vademecum.planning.memory import MemoryLimit, Quantization
 from vademecum.records import Record
 
 MEMORY_MARGIN = 0.05
@@ -161,7 +161,7 @@ def weigh(
     return sorted(found, key=lambda one: one.relative_seconds)
 
 
-def choose_settings(candidates: Sequence[Candidate], limit_bytes: int, nearest: Callable[[], str]) -> Candidate:
+def choose_settings(candidates: Sequence[Candidate], limit: MemoryLimit, nearest: Callable[[], str]) -> Candidate:
     """The fastest candidate that fits.
 
     Args:
@@ -175,8 +175,8 @@ def choose_settings(candidates: Sequence[Candidate], limit_bytes: int, nearest: 
         return fitting[0]
     least = min(candidates, key=lambda one: one.training_bytes)
     raise ConfigError(
-        f"training does not fit into {limit_bytes / 1e9:.2f} GB: what takes least is {_in_words(least)} with "
-        f"{least.training_bytes / 1e9:.2f} GB, and a margin of {MEMORY_MARGIN:.0%} is kept",
+        f"training does not fit into {limit.bytes / 1e9:.2f} GB ({limit.reason}): what takes least is "
+        f"{in_words(least)} with {least.training_bytes / 1e9:.2f} GB, and a margin of {MEMORY_MARGIN:.0%} is kept",
         hint=nearest(),
     )
 
@@ -199,7 +199,8 @@ def _gives_up(settings: Settings) -> str:
     return ", ".join([*given, *(["memory is cleared anew"] if settings.compact else [])])
 
 
-def _in_words(settings: Settings) -> str:
+def in_words(settings: Settings) -> str:
+    """Such as `2 x 4 examples per step and gradient checkpointing`."""
     size, accumulation = settings.per_device_train_batch_size, settings.gradient_accumulation_steps
     words = [f"{size} x {accumulation} examples per step"]
     words += [str(settings.quantization)] if settings.quantization != "none" else []

@@ -13,6 +13,7 @@ activations  What forward and backward of the largest micro-batch hold at their 
              by running them on tensors without content (`tracing`): what autograd keeps, copies for dropout and casts,
              and for every trained token a row of float32 logits, which become their own gradient. With quantized
              weights one layer in numbers, for they are turned back one layer at a time.
+             For answering, where that is with quantized weights, the adapter lies beside them, 4 bytes each.
 cache        2 (keys, values) x layers x key-value heads x head size x rows x (prompt + new tokens) x 4 or 2, and one
              layer of it a second time while it grows. Its part for the prompts is counted like the activations.
 reading      What reading the prompts of one chunk takes more than that, counted likewise.
@@ -28,11 +29,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from vademecum.config import BudgetConfig, LoraConfig
 from vademecum.generation.decoding import Batch
-from vademecum.hardware import Device, machine_memory_bytes, process_memory_bytes
+from vademecum.hardware import CUDA_CONTEXT_BYTES, Device, machine_memory_bytes, process_memory_bytes
 from vademecum.planning.tracing import Allocations, faked, read_model_config, shapeless
 from vademecum.records import Record
 from vademecum.training.fused import fuse_adapters
@@ -64,8 +65,6 @@ needs a factor of its own was learnt from judged configurations."""
 LIBRARIES_BYTES = {"float32": 50_000_000, "bfloat16": 17_000_000, "float16": 50_000_000}
 """What the process grows by when it trains, beside all that is counted: 35 to 65 MB with those FITTED that are compact,
 17 with the one of them in bfloat16; float16 is not measured, for no CPU would choose it."""
-CUDA_CONTEXT_BYTES = 600_000_000
-"""Of the driver, the kernels and the libraries' workspaces; an estimate."""
 
 
 class MemoryPrediction(Record):
@@ -78,7 +77,7 @@ class MemoryPrediction(Record):
     activations_bytes: int
     """Of the largest micro-batch, with the logits of its trained tokens."""
     answering_weights_bytes: int
-    """The merged model, which is never quantized."""
+    """The merged model; quantized weights with the adapter beside them, where unquantized ones do not fit."""
     cache_bytes: int
     """Keys and values of a whole chunk of answers at their full length."""
     reading_bytes: int
@@ -123,6 +122,7 @@ class AnsweringShape:
     prompt_tokens: int
     """Of the longest prompt."""
     new_tokens: int
+    quantization: Quantization = "none"
 
 
 def predict_memory(
@@ -134,18 +134,26 @@ def predict_memory(
         SourceError: its config.json is missing, broken or of an unknown kind.
     """
     weights, adapter = _weights(folder, lora, dtype, training.quantization if training else "none")
-    full, _ = _weights(folder, lora, dtype, "none")
     if training and training.shards > 1:
-        weights = _in_parts(folder, dtype, full, training.shards)
-    cache, reading = _answering(folder, dtype, answering) if answering else (0, 0)
+        weights = _in_parts(folder, dtype, _weights(folder, lora, dtype, "none")[0], training.shards)
+    cache, reading = _answering(folder, dtype, replace(answering, quantization="none")) if answering else (0, 0)
     return MemoryPrediction(
         weights_bytes=weights if training else 0,
         adapter_bytes=adapter if training else 0,
         activations_bytes=_activations(folder, lora, dtype, training) if training else 0,
-        answering_weights_bytes=full,
+        answering_weights_bytes=_answering_weights(
+            folder, lora, dtype, answering.quantization if answering else "none"
+        ),
         cache_bytes=cache,
         reading_bytes=reading,
     )
+
+
+class MemoryLimit(NamedTuple):
+    """What a process may take, and why."""
+
+    bytes: int
+    reason: str
 
 
 def process_bytes(device: Device, dtype: str) -> int:
@@ -158,14 +166,22 @@ def process_bytes(device: Device, dtype: str) -> int:
     return process_memory_bytes() + LIBRARIES_BYTES[dtype]
 
 
-def memory_limit_bytes(budget: BudgetConfig, device: Device, processes: int = 1) -> int:
-    """What each of a machine's processes may take: budget.memory_gb, or nine tenths of what is free and of what this
-    process holds already, which `process_bytes` counts too; on a GPU they have one each, without they share it."""
+def memory_limit(budget: BudgetConfig, device: Device, processes: int = 1) -> MemoryLimit:
+    """What each of a machine's processes may take: nine tenths of what it could have; where there is a budget, that,
+    or all that it could have if this is less.
+
+    It could have what is free and what it holds already, which `process_bytes` counts too. On a GPU processes have one
+    each; without, they share it.
+    """
     sharing = 1 if device == "cuda" else processes
-    if budget.memory_gb is not None:
-        return round(budget.memory_gb * 1e9 / sharing)
     could_have = _cuda_bytes() if device == "cuda" else machine_memory_bytes()[1] + process_memory_bytes()
-    return round(could_have * FREE_SHARE / sharing)
+    if budget.memory_gb is None:
+        return MemoryLimit(round(could_have * FREE_SHARE / sharing), "nine tenths of what is free")
+    allowed = round(budget.memory_gb * 1e9)
+    if allowed <= could_have:
+        return MemoryLimit(round(allowed / sharing), "budget.memory_gb")
+    reason = f"all that is free here; budget.memory_gb allows {budget.memory_gb:g} GB"
+    return MemoryLimit(round(could_have / sharing), reason)
 
 
 def _cuda_bytes() -> int:
@@ -201,6 +217,20 @@ def _weights(folder: Path, lora: LoraConfig, dtype: str, quantization: Quantizat
     return round(total), adapter * ADAPTER_BYTES_PER_WEIGHT
 
 
+def _answering_weights(folder: Path, lora: LoraConfig, dtype: str, quantization: Quantization) -> int:
+    """Bytes of the weights that answer: merged, or quantized with the adapter beside them and one layer in numbers."""
+    weights, adapter = _weights(folder, lora, dtype, quantization)
+    if quantization == "none":
+        return weights
+    return weights + adapter // ADAPTER_BYTES_PER_WEIGHT * BYTES["float32"] + _largest_layer(folder, dtype)
+
+
+def _largest_layer(folder: Path, dtype: str) -> int:
+    """Bytes of the largest layer that may be quantized: one at a time is turned back into numbers."""
+    largest: int = max(weight.numel() for weight in _quantizable(shapeless(read_model_config(folder), dtype)))
+    return BYTES[dtype] * largest
+
+
 def _in_parts(folder: Path, dtype: str, whole: int, shards: int) -> int:
     """Bytes of the frozen weights in a process that keeps a part of them.
 
@@ -226,9 +256,7 @@ def _activations(folder: Path, lora: LoraConfig, dtype: str, shape: TrainingShap
     held = counted if shape.compact else round(counted * heap_holes(lora.lora_dropout))
     if shape.quantization == "none":
         return held
-    # One layer at a time is turned back into numbers.
-    largest: int = max(weight.numel() for weight in _quantizable(shapeless(read_model_config(folder), dtype)))
-    return held + largest * BYTES[dtype]
+    return held + _largest_layer(folder, dtype)
 
 
 @lru_cache(maxsize=256)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vademecum.config import BudgetConfig, RunConfig, TrainConfig
-from vademecum.errors import ConfigError
+from vademecum.errors import ConfigError, OutOfMemoryError
 from vademecum.hardware import Device
 from vademecum.planning.choice import Candidate, Settings
-from vademecum.planning.memory import MemoryPrediction
+from vademecum.planning.memory import MemoryPrediction, Quantization
 from vademecum.planning.timing import STARTUP_SECONDS, Rates
 from vademecum.records import Record
 from vademecum.training import WARMUP_SHARE
@@ -17,6 +17,11 @@ RESERVE_SHARE = 0.05
 """Part of the budget that is not planned away: machines slow down, reports are written."""
 
 MIN_STEPS = 4
+TAKES_LESS = (
+    "lower train.max_length or generate.max_new_tokens, set train.gradient_checkpointing = true or "
+    "model.quantization = 'nf4', leave train.per_device_train_batch_size and generate.batch_size unset, or take a "
+    "smaller base"
+)
 
 
 class Plan(Record):
@@ -41,6 +46,8 @@ class Plan(Record):
     """What was chosen of what the configuration leaves open."""
     answer_rows: int
     """Answers written at a time."""
+    answer_quantization: Quantization = "none"
+    """Of the weights that answer."""
     candidates: list[Candidate]
     """What was chosen from, the fastest first; none when nothing is trained."""
     micro_batch_tokens: int
@@ -54,7 +61,8 @@ class Plan(Record):
     process_bytes: int
     """What the process took before any weights, measured; on CUDA the context, an estimate."""
     memory_limit_bytes: int
-    """budget.memory_gb, or nine tenths of what was free and of what the process held."""
+    """Of each process that trains."""
+    memory_limit_reason: str = ""
     disk_bytes: int
     """Of the run's directory when it is fullest."""
     rates: Rates
@@ -78,16 +86,23 @@ class Plan(Record):
 
     def apply(self, config: RunConfig) -> RunConfig:
         """The configuration with what the plan chose in it."""
-        return apply_choice(config, self.settings, self.answer_rows)
+        return apply_choice(config, self.settings, self.answer_rows, self.answer_quantization)
 
 
-def apply_choice(config: RunConfig, settings: Settings, answer_rows: int) -> RunConfig:
+def apply_choice(
+    config: RunConfig, settings: Settings, answer_rows: int, answer_quantization: Quantization = "none"
+) -> RunConfig:
     """A configuration with nothing left open; what was set since the plan was made stays as it is set."""
+    asked = config.generate.quantization
+    answering = {
+        "batch_size": config.generate.batch_size or answer_rows,
+        "quantization": answer_quantization if asked == "auto" else asked,
+    }
     return config.model_copy(
         update={
             "model": config.model.model_copy(update={"quantization": settings.quantization}),
             "train": settings.training(config.train),
-            "generate": config.generate.model_copy(update={"batch_size": config.generate.batch_size or answer_rows}),
+            "generate": config.generate.model_copy(update=answering),
         }
     )
 
@@ -170,11 +185,11 @@ def check_memory(rates: Rates, limit_bytes: int) -> None:
     grows on.
 
     Raises:
-        ConfigError: it does not fit; says what would take less.
+        OutOfMemoryError: it does not fit; says what would take less.
     """
     if rates.peak_memory_bytes > limit_bytes:
-        raise ConfigError(
+        raise OutOfMemoryError(
             f"the probe took {rates.peak_memory_bytes / 1e9:.2f} GB, more than the limit of {limit_bytes / 1e9:.2f} GB",
-            hint="lower train.max_length or generate.max_new_tokens, leave train.per_device_train_batch_size, "
-            "train.gradient_checkpointing and generate.batch_size unset, or take a smaller base",
+            hint=TAKES_LESS,
+            work="training" if rates.training_peak_bytes > limit_bytes else "answering",
         )

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vademecum.prompts import build_messages
 from vademecum.report import tables
 from vademecum.report.markdown import escape, render_block
 from vademecum.report.material import ReportMaterial
@@ -111,9 +112,8 @@ def _loading(base: str, report: Mapping[str, Any], material: ReportMaterial) -> 
 def _snippet(base: str, report: Mapping[str, Any], material: ReportMaterial) -> str:
     """Python that asks the adapter one question with transformers and PEFT alone."""
     decoding, prompt = report["decoding"]["decoding"], material.config.prompt
-    asked = {"role": "user", "content": prompt.question.replace("{question}", "What are the symptoms of gout?")}
-    told = [{"role": "system", "content": prompt.system.strip()}] if prompt.system.strip() else []
-    messages = "".join(f"    {json.dumps(message, ensure_ascii=False)},\n" for message in [*told, asked])
+    asked = build_messages("What are the symptoms of gout?", prompt)
+    messages = "".join(f"    {json.dumps(message, ensure_ascii=False)},\n" for message in asked)
     place = f"path/to/{base}" if report["run"]["base_is_local"] else base
     sampling = "do_sample=False"
     if decoding["temperature"]:

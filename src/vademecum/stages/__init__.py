@@ -11,6 +11,7 @@ from vademecum.stages.answer import decoding_stage, predict_stage
 from vademecum.stages.plan import PLAN, forecast
 from vademecum.stages.prepare import PREPARE, prepare
 from vademecum.stages.road import Observer, Road, Silence, Stage, walk
+from vademecum.stages.sizing import too_few_groups
 from vademecum.stages.together import train_runs_together
 from vademecum.stages.train import TRAIN, check_trained, help_train
 from vademecum.stages.verdict import compare_runs, render_again, report_stage, score_stage
@@ -26,6 +27,7 @@ __all__ = [
     "run_road",
     "run_shared",
     "stages_of",
+    "too_few_groups",
     "train_runs_together",
 ]
 

@@ -9,13 +9,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from vademecum.baselines import copy_answers, scope
-from vademecum.config import EvaluateConfig, ModelConfig, RunConfig
+from vademecum.config import EvaluateConfig, RunConfig
 from vademecum.errors import RunError
 from vademecum.evaluation import METRICS, score
 from vademecum.files import write_whole
 from vademecum.generation import REFILLED_BATCHES, Decoding, chunks, generate
 from vademecum.hardware import compact_memory, limit_cuda_memory, limit_threads, out_of_memory_told
-from vademecum.models import load_adapter, logits_change, merge
+from vademecum.models import is_quantized, load_adapter, logits_change, merge
 from vademecum.planning import Plan
 from vademecum.records import Prediction, QAPair
 from vademecum.stages.material import Base, Pairs, model_digest, prompts_for, subset
@@ -116,7 +116,7 @@ def choose_decoding(road: Road, folder: Path) -> None:
     scores: dict[int, list[float]] = {size: [] for size in REPETITION_CONTROLS}
     total = len(systems) * len(REPETITION_CONTROLS)
     for system in systems:
-        model = _load(road, base, system)
+        model = load_system(road, base, plan, system)
         for size in REPETITION_CONTROLS:
             decoding = decoding_of(size)
             place = folder / f"{system}-{size}-{decoding.chunk_batches}"
@@ -145,29 +145,30 @@ def _mean_rouge(predictions: Sequence[Prediction], asked: Sequence[QAPair], pair
     return fmean(fmean(row.metrics[metric] for metric in METRICS) for row in rows)
 
 
-def load_to_answer(base: Base, model: ModelConfig, *, device: str, dtype: str) -> "PreTrainedModel":
-    """The base model in 16 or 32 bits, with the machine set to answer with it.
+def load_to_answer(base: Base, config: RunConfig, *, device: str, dtype: str) -> "PreTrainedModel":
+    """The base model with the weights that answer, and the machine set to answer with it.
 
-    Quantized weights are for training alone: an adapter cannot be merged into them, and a base that answered in 4 bits
-    would be held against a tuned model that does not. What training may have set in this process is taken back: memory
-    kept compact, which costs time, and the budget's limit on a CUDA device, to which answering could not give way.
+    All systems answer with the same weights, in 16 or 32 bits where those fit: a base in 4 bits would be held against a
+    tuned model that is not. What training may have set in this process is taken back: memory kept compact, which costs
+    time, and the budget's limit on a CUDA device, to which answering could not give way.
     """
     limit_threads()
     compact_memory(False)
     if device == "cuda":
         limit_cuda_memory(None)
-    return base.load(model.model_copy(update={"quantization": "none"}), device=device, dtype=dtype)
+    held = config.model.model_copy(update={"quantization": config.generate.quantization})
+    return base.load(held, device=device, dtype=dtype)
 
 
-def _load(road: Road, base: Base, system: str) -> "PreTrainedModel":
-    """The model of a system, merged where it has an adapter.
+def load_system(road: Road, base: Base, plan: Plan, system: str) -> "PreTrainedModel":
+    """The model of a system on the plan's device; an adapter is merged, or beside quantized weights applied.
 
     Raises:
-        RunError: the adapter, which had an effect after training, has none: scoring it would be scoring the base.
+        RunError: the base is another one than was planned with; or the adapter, which had an effect after training,
+            has none: scoring it would be scoring the base.
     """
-    plan = road.run.read_record("plan.json", Plan)
     base.check(plan)
-    model = load_to_answer(base, road.config.model, device=plan.device, dtype=plan.dtype)
+    model = load_to_answer(base, plan.apply(road.config), device=plan.device, dtype=plan.dtype)
     if system != "tuned":
         return model
     adapted = load_adapter(model, road.run.file("adapter"), base=base.files)
@@ -177,6 +178,8 @@ def _load(road: Road, base: Base, system: str) -> "PreTrainedModel":
             "the saved adapter does not change the model's output, and after training it did: it was not applied",
             hint="give --force train, and report it if it happens again",
         )
+    if is_quantized(adapted):
+        return adapted.get_base_model()  # with the adapter's layers beside its own
     return merge(adapted)
 
 
@@ -207,7 +210,8 @@ def answer_with(system: str) -> Callable[[Road, Path], None]:
                 min(len(prompts), done * decoding.batch_size * decoding.chunk_batches), len(prompts), "answers"
             ),
         )
-        generate(_load(road, base, system), base.tokenizer, prompts, decoding, sink)
+        model = load_system(road, base, road.run.read_record("plan.json", Plan), system)
+        generate(model, base.tokenizer, prompts, decoding, sink)
         road.run.write_rows(f"predictions/{system}.jsonl", sink.read())
 
     return answer
@@ -221,7 +225,14 @@ def _answering_inputs(road: Road) -> dict[str, str]:
         "plan.base_digest": plan.base_digest,
         "plan.device": plan.device,
         "plan.dtype": plan.dtype,
+        **_quantization(road),
     }
+
+
+def _quantization(road: Road) -> dict[str, str]:
+    """Of the weights that answer, where they are quantized."""
+    held = road.run.read_record("plan.json", Plan).apply(road.config).generate.quantization
+    return {} if held == "none" else {"quantization": held}
 
 
 def predict_stage(system: str) -> Stage:
@@ -229,7 +240,7 @@ def predict_stage(system: str) -> Stage:
     settings = ["seed", "generate.test_pairs"]
     reads = ["pairs.jsonl", "splits.jsonl"]
     if system != "copy":
-        settings += ["prompt", "model.name", "model.revision"]  # quantized weights are for training alone
+        settings += ["prompt", "model.name", "model.revision"]  # of quantization, _answering_inputs
         reads.append("decoding.json")
     if system == "few-shot":
         settings.append("generate.few_shot_k")
@@ -263,5 +274,5 @@ def decoding_stage(tuned: bool) -> Stage:
         reads=("pairs.jsonl", "splits.jsonl", "plan.json", *(ADAPTER if tuned else ())),
         writes=("decoding.json",),
         work=choose_decoding,
-        outside=lambda road: {**model_digest(road), "tried": " ".join(_can_try(road))},
+        outside=lambda road: {**model_digest(road), **_quantization(road), "tried": " ".join(_can_try(road))},
     )

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ class TrainingAudit:
     identifiers: dict[str, Any]
     """Kind → count, pairs, and the ids of the first."""
     counts: dict[str, int]
+    test_groups: int
+    """Of the test pairs that would be answered."""
+    groups_needed: int
+    """For a verdict."""
     leakage: dict[str, Any]
     supervision: SupervisionAudit
     examples: list[list[tuple[str, bool]]]
@@ -38,6 +42,7 @@ class TrainingAudit:
             "cleaning": self.cleaning,
             "identifiers": self.identifiers,
             "split": self.counts,
+            "test_groups": self.test_groups,
             "leakage": self.leakage,
             "supervision": self.supervision.model_dump(),
         }
@@ -49,8 +54,8 @@ def audit_training(target: str | Path, settings: Sequence[str], examples: int, o
     with tempfile.TemporaryDirectory() as folder:
         road = Road(Run.create(Path(folder)), config, Silence(), offline)
         prepare(road, Path(folder))
-        base = Base.locate(road)
-        pairs = Pairs.read(road).train(config)
+        base, corpus = Base.locate(road), Pairs.read(road)
+        pairs = corpus.train(config)
         rows = build_examples(pairs, base.tokenizer, config.prompt, config.train)
         shown = {pair.id for pair in subset(pairs, examples, config.seed)}
         leakage = road.run.read_json("leakage.json")
@@ -59,19 +64,22 @@ def audit_training(target: str | Path, settings: Sequence[str], examples: int, o
             cleaning=road.run.read_json("cleaning.json"),
             identifiers=road.run.read_json("identifiers.json"),
             counts=leakage["counts"],
+            test_groups=corpus.test_groups(config),
+            groups_needed=config.evaluate.min_groups,
             leakage=leakage["leakage"],
             supervision=audit_supervision(pairs, rows, base.tokenizer, config.prompt),
             examples=[render_example(base.tokenizer, row) for row in rows if row.id in shown][:examples],
         )
 
 
-def write_config(table: Path, out: Path, model: str) -> None:
-    """Write a configuration for a table, its columns mapped by their names.
+def write_config(table: Path, out: Path, model: str, columns: Mapping[str, str]) -> None:
+    """Write a configuration for a table. `columns` maps our fields to its columns; others are mapped by their names.
 
     Raises:
+        ConfigError: `columns` names a field that there is not.
         CorpusError: no column can be taken for the question or the answer, or the table is broken.
     """
-    columns = mapped_columns(table, CorpusConfig())
+    columns = mapped_columns(table, CorpusConfig(columns=dict(columns)))
     name = (
         str(Path(model).resolve()) if Path(model).is_dir() else model
     )  # a relative path would go by the file's folder

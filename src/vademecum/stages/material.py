@@ -87,6 +87,10 @@ class Pairs:
         """What is answered for the verdict."""
         return subset(self.of("test"), config.generate.test_pairs, config.seed)
 
+    def test_groups(self, config: RunConfig) -> int:
+        """How many groups these pairs are in: what the verdict counts as independent."""
+        return len({self.groups[pair.id] for pair in self.test(config)})
+
 
 @dataclass(frozen=True)
 class Base:

@@ -2,24 +2,25 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from vademecum.config import RunConfig, load_config
-from vademecum.errors import ConfigError
+from vademecum.errors import ConfigError, OutOfMemoryError
 from vademecum.generation import Prompt, chunks, probe_generation
 from vademecum.hardware import (
     PeakMemory,
     check_device,
     compact_memory,
+    limit_cuda_memory,
     out_of_memory_told,
     process_peak_bytes,
     release_memory,
 )
 from vademecum.models import attach_adapter
 from vademecum.planning import (
+    TAKES_LESS,
     AnswerRates,
     ForecastWork,
     Plan,
@@ -39,7 +40,8 @@ from vademecum.planning import (
 from vademecum.stages.answer import REPETITION_CONTROLS, decoding_for, load_to_answer, tried_systems
 from vademecum.stages.material import Base, model_digest
 from vademecum.stages.road import Road, Stage
-from vademecum.stages.sizing import Situation, Size, choose_size, look
+from vademecum.stages.sizing import Situation, Size, choose_less, choose_size, look
+from vademecum.stages.train import cuda_limit
 from vademecum.training import TrainingData, check_arguments, evaluation_rate, probe_steps
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 PROBE_STEPS = 3
 """Throw-away optimizer steps that are timed, after two in the largest shape."""
 PROBE_NEW_TOKENS = 24
+IF_FULL = f"look with nvidia-smi whether others hold its memory; if not, {TAKES_LESS}"
+"""Where the probe runs out of a GPU's memory, and nothing that takes less is left."""
 RATE_NEUTRAL = {
     "gradient_accumulation_steps", "examples_per_step", "num_train_epochs", "max_steps", "max_pairs", "optim", "seed",
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "eval_steps", "eval_pairs", "save_steps",
@@ -67,12 +71,11 @@ def make_plan(road: Road, _: Path) -> None:
     road.ranks.check(size.device)
     _check_parts(road)
     road.observer.say(f"{size.device}, {size.dtype}: {size.dtype_reason}")
-    situation = replace(situation, config=size.apply(road.config))
     if road.config.train.dp_shard_size > 1:  # rank 0 alone cannot try what takes all of them
-        rates = _forecast_rates(situation, size)
+        rates = _forecast_rates(situation.with_size(size), size)
     else:
-        rates = _known_rates(road, situation, size) or _probe(road, situation, size)
-    check_memory(rates, size.whole_limit_bytes)
+        size, rates = _try_out(road, situation, size)
+    situation = situation.with_size(size)
     spent = road.run.entries()["prepare"].seconds + time.monotonic() - started
     plan = decide(situation, size, rates, spent, there := road.run.size_bytes)
     check_disk(plan.disk_bytes, there, road.run.path)
@@ -88,6 +91,29 @@ def _check_parts(road: Road) -> None:
             f"{'is one' if size == 1 else f'are {size}'}",
             hint=f"start {parts} with torchrun --nproc-per-node {parts}, or leave the setting at 1",
         )
+
+
+def _try_out(road: Road, situation: Situation, size: Size) -> tuple[Size, Rates]:
+    """Probe what was chosen; where that takes more than it may, what takes less.
+
+    Raises:
+        OutOfMemoryError: there is nothing that takes less.
+    """
+    while True:
+        ready = situation.with_size(size)
+        try:
+            rates = _known_rates(road, ready, size) or _probe(road, ready, size)
+            check_memory(rates, size.whole_limit_bytes)
+        except OutOfMemoryError as error:  # no more of it is kept: its frames hold the model
+            message, hint, work = error.message, error.hint, error.work
+        else:
+            return size, rates
+        smaller = choose_less(situation, size, work)
+        if smaller is None:
+            raise OutOfMemoryError(message, hint=hint, work=work)
+        size = smaller
+        road.observer.say(f"{message}: now with {size.in_words()}")
+        release_memory()
 
 
 def _known_rates(road: Road, situation: Situation, size: Size) -> Rates | None:
@@ -138,6 +164,7 @@ def decide(situation: Situation, size: Size, rates: Rates, spent_seconds: float,
         save_steps=steps.save_steps,
         settings=size.settings,
         answer_rows=size.answer_rows,
+        answer_quantization=size.answer_quantization,
         candidates=size.candidates,
         micro_batch_tokens=layout.worst_tokens,
         real_tokens=round(work.tokens_per_step * steps.optimizer_steps),
@@ -145,6 +172,7 @@ def decide(situation: Situation, size: Size, rates: Rates, spent_seconds: float,
         memory=size.memory,
         process_bytes=size.process_bytes,
         memory_limit_bytes=size.limit_bytes,
+        memory_limit_reason=size.limit_reason,
         disk_bytes=predict_disk_bytes(corpus_bytes, size.memory, _answer_tokens(situation)),
         rates=rates,
         measured=rates.peak_memory_bytes > 0,
@@ -152,11 +180,6 @@ def decide(situation: Situation, size: Size, rates: Rates, spent_seconds: float,
     )
 
 
-@out_of_memory_told(
-    "a throw-away step",
-    "look with nvidia-smi whether others hold its memory; if not, set budget.memory_gb below the limit that `vade "
-    "plan` shows, and what takes less is chosen",
-)
 def _probe(road: Road, situation: Situation, size: Size) -> Rates:
     """Answer and train for a few throw-away steps in the shapes of this corpus, with the weights of each."""
     config = situation.config
@@ -167,18 +190,22 @@ def _probe(road: Road, situation: Situation, size: Size) -> Rates:
             answers={},
             peak_memory_bytes=process_peak_bytes(),
         )
-    model = load_to_answer(situation.base, config.model, device=size.device, dtype=size.dtype)
-    with PeakMemory() as answering:
-        answers = _all_answer_rates(road, situation, model)
+    with out_of_memory_told("answering", IF_FULL):
+        model = load_to_answer(situation.base, config, device=size.device, dtype=size.dtype)
+        with PeakMemory() as answering:
+            answers = _all_answer_rates(road, situation, model)
     train_rate, evaluation, training_peak = 0.0, 0.0, 0
     if situation.trained:
-        compact_memory(size.settings.compact)
-        if config.model.quantization != "none":
-            del model
+        with out_of_memory_told("training", IF_FULL):
+            compact_memory(size.settings.compact)
+            if config.model.quantization != config.generate.quantization:
+                del model
+                release_memory()
+                model = situation.base.load(config.model, device=size.device, dtype=size.dtype)
             release_memory()
-            model = situation.base.load(config.model, device=size.device, dtype=size.dtype)
-        release_memory()
-        train_rate, evaluation, training_peak = _train_rates(road, situation, model, size)
+            if size.device == "cuda":
+                limit_cuda_memory(cuda_limit(config.budget, size.limit_bytes, size.process_bytes))
+            train_rate, evaluation, training_peak = _train_rates(road, situation, model, size)
     return Rates(
         train_tokens_per_second=train_rate,
         evaluation_tokens_per_second=evaluation,
@@ -279,7 +306,7 @@ def forecast(road: Road) -> Plan:
     started = time.monotonic()
     situation = look(road, Base.locate(road, weights=False))
     size = choose_size(situation)
-    situation = replace(situation, config=size.apply(road.config))
+    situation = situation.with_size(size)
     rates = _forecast_rates(situation, size)
     return decide(situation, size, rates, time.monotonic() - started, road.run.size_bytes)
 

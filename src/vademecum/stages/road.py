@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from vademecum.config import RunConfig
 from vademecum.errors import ConfigError, StaleError
 from vademecum.files import digest_value, write_json
-from vademecum.hardware import PeakMemory
+from vademecum.hardware import PeakMemory, release_memory
 from vademecum.runs import Entry, Run
 from vademecum.stages.measuring import library_versions
 from vademecum.stopping import Stop
@@ -158,6 +158,7 @@ def _perform(road: Road, stage: Stage, inputs: dict[str, str]) -> None:
     road.observer.begin(stage.name)
     road.run.write_config(road.config)
     folder = road.run.workspace(stage.name, inputs)
+    release_memory()  # what the stage before has left would count as this one's
     clock = _Clock(folder / "seconds.json", road.observer)
     try:
         with PeakMemory() as memory:

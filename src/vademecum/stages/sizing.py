@@ -12,18 +12,20 @@ from vademecum.hardware import Device, can_compact_memory, check_device, choose_
 from vademecum.planning import (
     AnsweringShape,
     Candidate,
+    MemoryLimit,
     MemoryPrediction,
+    Quantization,
     Settings,
     TrainingShape,
     apply_choice,
     choose_settings,
-    memory_limit_bytes,
+    memory_limit,
     possible_settings,
     predict_memory,
     process_bytes,
     weigh,
 )
-from vademecum.planning.choice import MEMORY_MARGIN, fits
+from vademecum.planning.choice import MEMORY_MARGIN, fits, in_words
 from vademecum.sources import cache_folder
 from vademecum.stages.answer import decoding_for, tried_systems
 from vademecum.stages.material import Base, Pairs, prompts_for, subset
@@ -33,6 +35,8 @@ from vademecum.training import ALONE, Example, Layout, Ranks, audit_supervision,
 HISTOGRAM_BINS = 32
 ANSWER_ROWS: dict[Device, int] = {"cpu": 64, "cuda": 256, "mps": 64}
 """Most answers written at a time, where the configuration does not say."""
+SMALLER_SHARE = 0.9
+"""Settings that are not predicted to take a tenth less, beside the process, are no way out of a full memory."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ class Situation:
     """Per system that the model answers; the validation pairs' under `decoding`."""
     ranks: Ranks = ALONE
     """The processes that will train."""
+
+    def with_size(self, size: "Size") -> "Situation":
+        """The same with nothing left open."""
+        return replace(self, config=size.apply(self.config))
 
     @property
     def trained(self) -> bool:
@@ -76,17 +84,23 @@ class Size:
     """Of a large matrix product in that format, per second; float32's where it was not measured."""
     settings: Settings
     answer_rows: int
+    answer_quantization: Quantization
     candidates: list[Candidate]
     memory: MemoryPrediction
     process_bytes: int
     limit_bytes: int
     """Of each process that trains."""
+    limit_reason: str
     whole_limit_bytes: int
     """Of a process that is alone."""
 
+    def in_words(self) -> str:
+        """What was chosen, for whoever watches."""
+        return f"{in_words(self.settings)}, and {self.answer_rows} answers at a time"
+
     def apply(self, config: RunConfig) -> RunConfig:
         """The configuration with what was chosen in it."""
-        return apply_choice(config, self.settings, self.answer_rows)
+        return apply_choice(config, self.settings, self.answer_rows, self.answer_quantization)
 
 
 def look(road: Road, base: Base) -> Situation:
@@ -102,7 +116,9 @@ def look(road: Road, base: Base) -> Situation:
     )
     check_audit(audit, config.train)
     validation = subset(pairs.of("validation"), config.train.eval_pairs, config.seed)
-    asked = pairs.test(config)
+    asked, groups = pairs.test(config), pairs.test_groups(config)
+    if groups < config.evaluate.min_groups:
+        road.observer.say(too_few_groups(groups, config.evaluate.min_groups))
     systems = [name for name in config.generate.systems if name != "copy"]
     prompts: dict[str, list[Prompt]] = {
         name: prompts_for(name, asked, pairs.of("train"), base, config) for name in systems
@@ -118,6 +134,14 @@ def look(road: Road, base: Base) -> Situation:
         validation=build_examples(validation, base.tokenizer, config.prompt, config.train),
         prompts=prompts,
         ranks=road.ranks,
+    )
+
+
+def too_few_groups(groups: int, needed: int) -> str:
+    """What to know before hours are spent on a run that cannot end in a verdict."""
+    return (
+        f"the test pairs are in {groups} groups, and {needed} are needed for a verdict (evaluate.min_groups): take "
+        "more pairs, a larger split.test, or a larger generate.test_pairs"
     )
 
 
@@ -140,15 +164,15 @@ def choose_size(situation: Situation) -> Size:
     device = hardware.device
     dtype, reason = choose_dtype(hardware) if config.model.dtype == "auto" else (config.model.dtype, "as configured")
     process = process_bytes(device, dtype)
-    whole = memory_limit_bytes(config.budget, device)
-    limit = memory_limit_bytes(config.budget, device, situation.ranks.local_size)
+    limit = memory_limit(config.budget, device, situation.ranks.local_size)
+    whole = memory_limit(config.budget, device)
     predictor = _Predictor(situation, device, dtype, process)
-    rows, answering = _answer_rows(predictor, whole)  # one process answers
-    candidates = predictor.candidates(limit) if situation.trained else []
+    candidates = predictor.candidates(limit.bytes) if situation.trained else []
     if candidates:
-        settings = choose_settings(candidates, limit, lambda: predictor.nearest(limit)).settings
+        settings = choose_settings(candidates, limit, lambda: predictor.nearest(limit.bytes)).settings
     else:
         settings = possible_settings(config.train, config.model, can_be_compact=False)[0]
+    rows, answering = _choose_answering(predictor, whole, settings.quantization)  # one process answers
     return Size(
         device=device,
         dtype=dtype,
@@ -156,12 +180,37 @@ def choose_size(situation: Situation) -> Size:
         flops=hardware.matmul_flops.get(dtype, hardware.matmul_flops["float32"]),
         settings=settings,
         answer_rows=rows,
+        answer_quantization=answering.quantization if answering else "none",
         candidates=candidates,
         memory=predictor.memory(settings, config.train, answering),
         process_bytes=process,
-        limit_bytes=limit,
-        whole_limit_bytes=whole,
+        limit_bytes=limit.bytes,
+        limit_reason=limit.reason,
+        whole_limit_bytes=whole.bytes,
     )
+
+
+def choose_less(situation: Situation, size: Size, work: str) -> Size | None:
+    """What takes less for `work` ("training" or "answering"), after a probe of `size` took more than it may.
+
+    None: nothing that is left open does. `situation` is what `size` was chosen for.
+    """
+    settings, rows = size.settings, size.answer_rows
+    if work == "training":
+        taken = next(one.training_bytes for one in size.candidates if one.settings == settings)
+        most = size.process_bytes + SMALLER_SHARE * (taken - size.process_bytes)
+        less = [one for one in size.candidates if one.fits and one.training_bytes <= most]
+        if not less:
+            return None
+        settings = less[0].settings
+    elif rows == 1 or situation.config.generate.batch_size:
+        return None
+    else:
+        rows //= 2
+    predictor = _Predictor(situation, size.device, size.dtype, size.process_bytes)
+    answering = predictor.answering_shape(rows, size.answer_quantization)
+    memory = predictor.memory(settings, situation.config.train, answering)
+    return replace(size, settings=settings, answer_rows=rows, memory=memory)
 
 
 @dataclass(frozen=True)
@@ -189,13 +238,13 @@ class _Predictor:
         folder, lora = self.situation.base.files.path, self.situation.config.lora
         return self.process_bytes + predict_memory(folder, lora, self.dtype, None, shape).answering_bytes
 
-    def answering_shape(self, rows: int) -> AnsweringShape | None:
+    def answering_shape(self, rows: int, quantization: Quantization) -> AnsweringShape | None:
         """Of the chunk with the most tokens; none when the model answers nothing."""
         config = self.situation.config
         decoding = decoding_for(config, 0).model_copy(update={"batch_size": rows})
         new = decoding.max_new_tokens
         shapes = [
-            AnsweringShape(len(chunk), max(len(prompt.input_ids) for prompt in chunk), new)
+            AnsweringShape(len(chunk), max(len(prompt.input_ids) for prompt in chunk), new, quantization)
             for prompts in self.situation.prompts.values()
             for chunk in chunks(prompts, decoding)
         ]
@@ -257,26 +306,34 @@ class _Predictor:
         )
 
 
-def _answer_rows(predictor: _Predictor, limit_bytes: int) -> tuple[int, AnsweringShape | None]:
+def _choose_answering(
+    predictor: _Predictor, limit: MemoryLimit, trained_with: Quantization
+) -> tuple[int, AnsweringShape | None]:
     """How many answers are written at a time, and the shape of the chunk that takes most.
 
     Raises:
         ConfigError: not even one at a time fits, or not as many as are configured.
     """
     generate = predictor.situation.config.generate
-    rows = generate.batch_size or ANSWER_ROWS[predictor.device]
-    while True:
-        shape = predictor.answering_shape(rows)
-        needed = predictor.answering_bytes(shape) if shape else 0
-        if fits(needed, limit_bytes):
-            return rows, shape
-        if rows == 1 and predictor.situation.config.train.dp_shard_size > 1:
-            return 1, None  # answers are for a machine that holds the whole base
-        if generate.batch_size or rows == 1:
-            raise ConfigError(
-                f"writing {rows} answers at a time takes {needed / 1e9:.2f} GB, more than {limit_bytes / 1e9:.2f} GB "
-                f"with a margin of {MEMORY_MARGIN:.0%}",
-                hint="leave generate.batch_size unset, lower generate.max_new_tokens or generate.few_shot_k, or take a "
-                "smaller base model: answers are written with unquantized weights",
-            )
-        rows //= 2
+    in_parts = predictor.situation.config.train.dp_shard_size > 1
+    options: list[Quantization] = [generate.quantization] if generate.quantization != "auto" else ["none"]
+    if generate.quantization == "auto" and not in_parts:
+        options.append("nf4" if trained_with == "none" else trained_with)
+    for quantization in options:
+        rows = generate.batch_size or ANSWER_ROWS[predictor.device]
+        while True:
+            shape = predictor.answering_shape(rows, quantization)
+            needed = predictor.answering_bytes(shape) if shape else 0
+            if fits(needed, limit.bytes):
+                return rows, shape
+            if generate.batch_size or rows == 1:
+                break
+            rows //= 2
+    if in_parts:
+        return 1, None  # answers are for a machine that holds the whole base
+    raise ConfigError(
+        f"writing {rows} answers at a time takes {needed / 1e9:.2f} GB, more than {limit.bytes / 1e9:.2f} GB "
+        f"({limit.reason}) with a margin of {MEMORY_MARGIN:.0%}",
+        hint="leave generate.batch_size and generate.quantization unset, lower generate.max_new_tokens or "
+        "generate.few_shot_k, or take a smaller base model",
+    )

@@ -13,9 +13,9 @@ from vademecum.config import BudgetConfig, RunConfig
 from vademecum.config.sections import System, TrainConfig
 from vademecum.errors import RunError, UntrainedError
 from vademecum.files import publish_folder, write_json
-from vademecum.hardware import compact_memory, limit_cuda_memory, limit_threads
+from vademecum.hardware import compact_memory, limit_cuda_memory, limit_threads, out_of_memory_told
 from vademecum.models import attach_adapter, save_adapter
-from vademecum.planning import Plan
+from vademecum.planning import Plan, memory_limit
 from vademecum.runs import Run
 from vademecum.stages.material import Base, Pairs, model_digest, subset
 from vademecum.stages.road import Road, Stage
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+IF_FULL = (
+    "look with nvidia-smi whether others hold its memory, and give the same command again: it goes on after the last "
+    "checkpoint; or set budget.memory_gb below what is free, and give --force plan"
+)
+"""Where a GPU has no room left for the model, or for the smallest micro-batch."""
 ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 
 
@@ -175,7 +180,8 @@ class Prepared:
         limit_threads()
         compact_memory(self.plan.settings.compact)
         if self.plan.device == "cuda":
-            limit_cuda_memory(_cuda_limit(self.config.budget, self.plan))
+            plan = self.plan
+            limit_cuda_memory(cuda_limit(self.config.budget, plan.memory_limit_bytes, plan.process_bytes))
         return self.base.load(self.config.model, device=device, dtype=self.plan.dtype)
 
 
@@ -213,12 +219,14 @@ def prepare_training(road: Road) -> Prepared:
     return Prepared(config, plan, base, data, settings)
 
 
+@out_of_memory_told("training", IF_FULL)
 def run_training(road: Road, folder: Path) -> None:
     """Train the adapter."""
     started = time.monotonic()
     prepared = prepare_training(road)
     plan, budget = prepared.plan, road.config.budget
-    sink = RunSink(road, folder, plan.optimizer_steps)
+    preparing = time.monotonic() - started
+    sink = RunSink(road, folder, plan.optimizer_steps)  # its clock begins here, so loading the model counts
     # Beside the checkpoints, where the Trainer would put them, they would go when training is finished.
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(road.run.file("trackers"))
     road.ranks.call_up(checkpoints=str(sink.checkpoints), device=plan.device)
@@ -226,8 +234,8 @@ def run_training(road: Road, folder: Path) -> None:
         model = prepared.load_adapted()
         data = replace(
             prepared.data,
-            memory_limit_bytes=_memory_limit(budget, plan),
-            time_limit_seconds=_time_limit(budget, plan, loading=time.monotonic() - started),
+            memory_limit_bytes=_memory_limit(budget, plan, road.ranks.local_size),
+            time_limit_seconds=_time_limit(budget, plan, preparing=preparing),
         )
         summary = train(model, prepared.base.tokenizer, data, prepared.settings, sink, prepared.seed)
     publish(road, folder, summary, model, prepared.base)
@@ -242,7 +250,8 @@ def help_train(road: Road) -> None:
     if order is None:
         return
     prepared = prepare_training(road)
-    data = replace(prepared.data, memory_limit_bytes=_memory_limit(road.config.budget, prepared.plan))
+    limit = _memory_limit(road.config.budget, prepared.plan, road.ranks.local_size)
+    data = replace(prepared.data, memory_limit_bytes=limit)
     with suppress(DismissedError), road.ranks.together(order["device"]):
         model = prepared.load_adapted()
         sink = SilentSink(Path(order["checkpoints"]))
@@ -262,22 +271,24 @@ def publish(road: Road, folder: Path, summary: TrainingSummary, model: "PeftMode
     road.run.write_json("training.json", summary.model_dump(mode="json"))
 
 
-def _memory_limit(budget: BudgetConfig, plan: Plan) -> int | None:
-    """That training watches; on a CUDA device the allocator does."""
-    return plan.memory_limit_bytes if budget.memory_gb is not None and plan.device == "cpu" else None
+def _memory_limit(budget: BudgetConfig, plan: Plan, processes: int) -> int | None:
+    """That training watches: the budget, or what is free as this sitting begins. On a GPU the allocator does."""
+    if plan.device != "cpu":
+        return None
+    return memory_limit(budget, "cpu", processes).bytes
 
 
-def _cuda_limit(budget: BudgetConfig, plan: Plan) -> int | None:
+def cuda_limit(budget: BudgetConfig, limit_bytes: int, process_bytes: int) -> int | None:
     """What the budget leaves for tensors on a CUDA device, beside the context."""
-    return None if budget.memory_gb is None else plan.memory_limit_bytes - plan.process_bytes
+    return None if budget.memory_gb is None else limit_bytes - process_bytes
 
 
-def _time_limit(budget: BudgetConfig, plan: Plan, loading: float) -> float | None:
-    """What preparing, loading the model and answering leave of the budget."""
+def _time_limit(budget: BudgetConfig, plan: Plan, preparing: float) -> float | None:
+    """What is left of the budget by answering, and by what came before the clock of training began."""
     if budget.minutes is None:
         return None
     others = sum(seconds for stage, seconds in plan.predicted_seconds.items() if stage != "train")
-    return budget.minutes * 60 - others - loading
+    return budget.minutes * 60 - others - preparing
 
 
 def scored_systems(run: Run, config: RunConfig) -> tuple[System, ...]:
