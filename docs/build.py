@@ -256,8 +256,8 @@ def _judged(bar: Bar, figure: dict[str, Any], machine: str) -> str:
     verdict = "aim met" if met[1] else "met" if met[0] else "**missed**"
     bound = "at least " if figure["n"] == 0 else ""
     low, high = (_number(figure[end], bar.unit) for end in ("low", "high"))
-    spread = f"n = {figure['n']}" if low == high else f"[{low} to {high}], n = {figure['n']}"
-    return f"{bound}{_number(value, bar.unit)} {spread}, {machine}: {verdict}"
+    spread = "" if low == high else f" [{low} to {high}]"
+    return f"{bound}{_number(value, bar.unit)}{spread}, n = {figure['n']}, {machine}: {verdict}"
 
 
 def _number(value: float, unit: str) -> str:
