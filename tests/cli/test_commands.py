@@ -125,6 +125,13 @@ def test_audit_shows_the_tensors_of_a_preset_a_file_and_a_run(
     assert sum(file["split"].values()) == file["cleaning"]["pairs_kept"]
 
 
+def test_audit_needs_no_weights(config: Path, tiny_checkpoint: Path, tmp_path: Path, vade: Vade) -> None:
+    bare = shutil.copytree(tiny_checkpoint, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    outcome = vade("--json", "audit", config, "--set", f"model.name={bare}")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["supervision"]["prompt_tokens_in_labels"] == 0
+
+
 def test_audit_shows_as_many_examples_as_asked(config: Path, vade: Vade) -> None:
     for count in (0, 2):
         outcome = vade("audit", config, "--examples", count)

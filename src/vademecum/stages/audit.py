@@ -54,7 +54,7 @@ def audit_training(target: str | Path, settings: Sequence[str], examples: int, o
     with tempfile.TemporaryDirectory() as folder:
         road = Road(Run.create(Path(folder)), config, Silence(), offline)
         prepare(road, Path(folder))
-        base, corpus = Base.locate(road), Pairs.read(road)
+        base, corpus = Base.locate(road, weights=False), Pairs.read(road)
         pairs = corpus.train(config)
         rows = build_examples(pairs, base.tokenizer, config.prompt, config.train)
         shown = {pair.id for pair in subset(pairs, examples, config.seed)}
