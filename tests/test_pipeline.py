@@ -101,7 +101,7 @@ def test_nothing_is_lost_between_the_stages(finished: Path) -> None:
     assert report["supervision"]["pairs"] == counts["train"]
     assert report["supervision"]["prompt_tokens_in_labels"] == 0
     rows = [json.loads(line) for line in (finished / "training.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5, 6]
     assert sum(row["real_tokens"] for row in rows) == report["training"]["real_tokens"]
     plan = json.loads((finished / "plan.json").read_text(encoding="utf-8"))
     assert plan["real_tokens"] == report["training"]["real_tokens"]
@@ -201,7 +201,7 @@ def test_a_sitting_that_was_asked_to_stop_in_every_stage_ends_the_same(
     go(stopped, config)
     assert artifacts(stopped) == artifacts(whole)
     clock = [json.loads(line) for line in (stopped / "timing.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["step"] for row in clock] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in clock] == [0, 1, 2, 3, 4, 5, 6]
     assert [row["seconds"] for row in clock] == sorted(row["seconds"] for row in clock)
     assert not [file for file in (stopped / "work").rglob("*") if file.is_file()]
 

@@ -78,6 +78,17 @@ def test_the_schedule_is_what_was_set_when_it_was_set() -> None:
     assert (steps.warmup_steps, steps.eval_steps, steps.save_steps) == (0, 40, 11)
 
 
+def test_the_untrained_model_s_validation_and_the_last_one_are_counted() -> None:
+    """35 steps with a validation loss after every tenth: 0, 10, 20, 30 and 35."""
+    train = TrainConfig(eval_steps=10, max_steps=35)
+    steps = choose_steps(workload(), rates(), train, BudgetConfig())
+    assert steps.train_seconds == STARTUP_SECONDS + 35 * 10 + 5 * 2
+    # Exactly as much time as that takes is enough; a second less is not.
+    needed = (60 + 300 + steps.train_seconds) / (1 - RESERVE_SHARE)
+    for seconds, ended_by in ((needed + 0.1, "max_steps"), (needed - 1, "budget")):
+        assert choose_steps(workload(), rates(), train, BudgetConfig(minutes=seconds / 60)).ended_by == ended_by
+
+
 @given(
     minutes=st.floats(1, 600),
     full_steps=st.integers(1, 5000),

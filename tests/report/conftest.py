@@ -55,7 +55,7 @@ def adapted(material: ReportMaterial) -> ReportMaterial:
     ]  # fmt: skip
     assert material.training is not None
     training = {**material.training, "optimizer_steps": 180, "events": events}
-    return dataclasses.replace(material, training=training, training_rows=material.training_rows[:180])
+    return dataclasses.replace(material, training=training, training_rows=material.training_rows[:181])
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +66,7 @@ def diverged(untrained: ReportMaterial) -> ReportMaterial:
         "real_tokens_per_second": 0.0, "final_loss": None, "validation_loss": None, "status": "diverged",
         "remark": "the loss of step 1 is nan",
     }  # fmt: skip
-    return dataclasses.replace(untrained, training=training)
+    return dataclasses.replace(untrained, training=training, training_rows=_training_rows()[:1])
 
 
 def build_material(systems: tuple[str, ...]) -> ReportMaterial:
@@ -241,7 +241,8 @@ def _training() -> dict[str, Any]:
 
 def _training_rows() -> list[dict[str, Any]]:
     noise = random.Random(3)
-    rows: list[dict[str, Any]] = []
+    untrained = {"step": 0, "real_tokens": 0, "slots": 0, "examples": 0, "validation_loss": 2.437}
+    rows: list[dict[str, Any]] = [untrained]
     for step in range(1, 208):
         loss = 1.15 + 1.5 * math.exp(-step / 45) + noise.gauss(0, 0.06)
         row = {

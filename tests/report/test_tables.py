@@ -7,6 +7,7 @@ from vademecum.report.tables import (
     comparisons_table,
     counts_table,
     leakage_table,
+    losses_table,
     slices_table,
     times_table,
     trials_table,
@@ -28,6 +29,12 @@ def test_time_sets_the_measured_beside_the_predicted(report: dict[str, Any]) -> 
     assert rows["answer and score: copy"] == ("–", "1.6 s", "–", "–", "1.21 GB")
     measured = sum(report["run"]["seconds"].values())
     assert rows["in all"][1] == f"{measured / 60:.1f} min"
+
+
+def test_validation_losses_begin_with_the_untrained_model_s(material: ReportMaterial) -> None:
+    rows = losses_table(material.training_rows).rows
+    assert rows[0] == ("0", "–", "2.437")
+    assert [row[0] for row in rows[1:]] == ["52", "104", "156", "207"]
 
 
 def test_leakage_counts_pairs_beside_shares(report: dict[str, Any]) -> None:

@@ -144,15 +144,20 @@ def test_changes_of_course_and_the_clock_survive_the_sitting(tmp_path: Path) -> 
     assert first.adaptations() == []
     cut = Adaptation(step=4, change="steps_cut", cause="time_limit", before=10, after=7, measured=50, limit=40)
     first.adapt(cut)
-    for step in (1, 2):
+    for step in (0, 1, 2):
         first.step({"step": step})
         first.timing({"step": step, "seconds": 1000.0 * step})
+    assert first.done() == 2  # the row of the untrained model is no step
     first.truncate(1)
 
     second = RunSink(road, folder, 10)
     assert second.adaptations() == [cut]
     assert second.done() == 1
     assert 1000 <= second.seconds() < 2000
+    for step, left in ((0, [0]), (-1, [])):
+        second.truncate(step)
+        assert [row["step"] for row in road.run.read_lines("training.jsonl")] == left
+        assert second.done() == 0
 
 
 def test_the_clock_of_a_joint_training_goes_on_where_its_checkpoints_are(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def build_study(
     hard = [draw.gauss(0, 0.05) for _ in range(pairs // 2)]
     study.base = [_score(number, 0.20 + hard[number // 2] + draw.gauss(0, 0.02)) for number in range(pairs)]
     for variant, effect in {"baseline": 0.0, **effects}.items():
-        for seed in config.baseline_seeds if variant == "baseline" else config.seeds:
+        for seed in next(one.seeds for one in study.design.variants if one.name == variant):
             shift = effect + draw.gauss(0, noise)
             name = f"{variant}-seed{seed}"
             study.scores[name] = [
@@ -149,7 +149,7 @@ def _trial(name: str, variant: str, seed: int, shift: float, study: Study) -> Tr
         final_loss=fmean(losses[-12:]),
         validation_loss=sum(row.nats for row in rows) / sum(row.tokens for row in rows),
         losses=tuple(enumerate(losses, 1)),
-        validation=tuple((step, 1.6 - 10 * shift + math.exp(-step / 30)) for step in (30, 60, 90, 120)),
+        validation=tuple((step, 1.6 - 10 * shift + math.exp(-step / 30)) for step in (0, 30, 60, 90, 120)),
         metrics={
             metric: Estimate(mean=mean, low=mean - 0.02, high=mean + 0.02, level=0.95, n=len(scores), groups=30)
             for metric, mean in means.items()

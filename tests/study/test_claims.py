@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from vademecum.errors import ConfigError
 from vademecum.evaluation.compare import ALPHA
 from vademecum.study.analysis import StudyAnalysis
 from vademecum.study.claims import ClaimResult
+from vademecum.study.design import lay_out_design
 from vademecum.study.effects import NoiseFloor, gather, measure, noise_floor
-from vademecum.study.needed import find_needed
+from vademecum.study.needed import find_needed, order_seeds
 from vademecum.study.records import BASELINE
 
 ADAFACTOR, DIVERGING = "optimizer=adafactor", "learning_rate=5e-3"
@@ -74,7 +76,7 @@ def test_it_is_not_shown_otherwise_and_says_what_would_have_been_needed() -> Non
     claim = one(-0.015, noise=0.02, margin=0.005)
     assert claim.verdict == "not shown"
     assert claim.needed is not None and claim.needed.margin > 0.005
-    assert re.search(r"would take about .*seeds? of each variant.* minutes?\)", claim.reason)
+    assert re.search(r"would take about .*seeds? of each variant.* minutes?: .*\)", claim.reason)
     assert f"a declared margin of {math.ceil(1000 * claim.needed.margin) / 1000:.3f} instead of 0.005" in claim.reason
 
 
@@ -108,6 +110,41 @@ def test_more_claims_ask_for_more() -> None:
     assert alone.p == among.p
     assert (alone.p_holm, among.p_holm) == pytest.approx((alone.p, 12 * (alone.p or 0)))
     assert (alone.verdict, among.verdict) == ("reproduced", "not shown")
+
+
+@pytest.mark.parametrize("missing", ["baseline-seed4", f"{ADAFACTOR}-seed1"])
+def test_there_is_no_verdict_before_all_declared_trials_have_ended(missing: str) -> None:
+    """Else whoever looks often stops where the numbers please."""
+    claim = judged(build_study({ADAFACTOR: -0.05}, [HIGHER]).without(missing))
+    assert (claim.verdict, claim.p_holm, claim.needed) == ("not shown", None, None)
+    assert claim.p is not None and claim.p < ALPHA  # it would have been shown
+    assert re.match(
+        r"Interim, no verdict before all declared trials have ended: so far the baseline minus optimizer=adafactor in "
+        r"ROUGE-L is \+0\.\d+ \(95 % interval .*, \d seeds? against \d\); of \d trials of .* and 1 not run yet\.$",
+        claim.reason,
+    )
+
+
+def test_the_baseline_s_seeds_are_waited_for_by_claims_of_others_too() -> None:
+    apart = {"name": "w", "variant": "warmup=200", "against": "warmup=0"}
+    study = build_study({"warmup=0": 0.0, "warmup=200": 0.05}, [apart])
+    assert judged(study).verdict == "reproduced"
+    found = judged(study.without("baseline-seed4"))
+    assert (found.verdict, "5 trials of the baseline: 4 completed and 1 not run yet" in found.reason) == (
+        "not shown", True,
+    )  # fmt: skip
+
+
+def test_a_claim_that_waits_does_not_help_the_others() -> None:
+    """A small p that may still change counts as 1 for Holm."""
+    effects, waiting = (
+        {ADAFACTOR: -0.016, "warmup=0": -0.09},
+        {"name": "w", "variant": "baseline", "against": "warmup=0"},
+    )
+    study = build_study(effects, [HIGHER, waiting])
+    whole, half = study.analysed().claims, study.without("warmup=0-seed1").analysed().claims
+    assert whole[0].p == half[0].p and (whole[1].p or 1) < (whole[0].p or 0)
+    assert (whole[0].p_holm, half[0].p_holm) == pytest.approx((whole[0].p, 2 * (half[0].p or 0)))
 
 
 def test_few_groups_carry_no_verdict() -> None:
@@ -159,10 +196,26 @@ def test_divergence_is_not_shown_by_trials_that_did_not_tell(status: Any, told: 
     assert (found.verdict, told in found.reason) == ("not shown", True)
 
 
+def test_what_was_seen_in_one_training_is_not_shown() -> None:
+    """Neither that it diverges, nor that it does not, nor what lost by diverging."""
+    study = build_study({DIVERGING: 0.0, ADAFACTOR: 0.0}, [DIVERGES, BEATS_DIVERGED], seeds=1)
+    steady, compared = study.analysed().claims
+    assert (steady.verdict, compared.n) == ("not shown", 60)
+    assert steady.reason.startswith("learning_rate=5e-3 diverged in none of its 1 trial")
+    one, beaten = study.ended("diverged", f"{DIVERGING}-seed0").analysed().claims
+    assert (one.verdict, beaten.verdict) == ("not shown", "not shown")
+    written = "seeds = [0, 1] in the factor of learning_rate=5e-3"
+    needed = f"seen in one training, and a verdict takes 2 trials or more: {written}."
+    assert one.reason == f"learning_rate=5e-3 diverged in its only trial; {needed}"
+    assert beaten.reason.endswith(f"in none of its 5 trials; {needed}")
+
+
 def ended_above(study: Study, *names: str) -> Study:
-    """As if these trials' loss had ended above where it began, with numbers that are finite."""
+    """As if these trials had ended worse on validation pairs than untrained, with numbers that are finite."""
     study.trials = [
-        trial.model_copy(update={"final_loss": trial.losses[0][1] + 1.0}) if trial.name in names else trial
+        trial.model_copy(update={"validation_loss": (trial.untrained_loss or 0) + 1.0})
+        if trial.name in names
+        else trial
         for trial in study.trials
     ]
     return study
@@ -171,13 +224,30 @@ def ended_above(study: Study, *names: str) -> Study:
 def test_a_loss_that_ends_above_its_start_is_a_divergence_too() -> None:
     both = [f"{DIVERGING}-seed{seed}" for seed in (0, 1)]
     whole = judged(ended_above(build_study({DIVERGING: 0.0}, [DIVERGES]), *both))
-    assert (whole.verdict, "the training loss ended at" in whole.reason) == ("reproduced", True)
+    assert (whole.verdict, "the validation loss ended at" in whole.reason) == ("reproduced", True)
     half = judged(ended_above(build_study({DIVERGING: 0.0}, [DIVERGES]), both[0]))
     assert half.verdict == "not shown"
-    assert "2 completed; the training loss of 1 of them ended above" in half.reason
+    assert "2 completed; the validation loss of 1 of them ended above the untrained model's" in half.reason
     # It has scores, and they count.
     compared = judged(ended_above(build_study({DIVERGING: -0.05}, [BEATS_DIVERGED]), *both))
     assert (compared.verdict, compared.n) == ("reproduced", 60)
+
+
+def test_a_high_training_loss_at_the_end_or_a_low_one_at_the_start_is_no_divergence() -> None:
+    """One step's loss is of a few rows: what it is compared with must be of the same ones."""
+    study = build_study({DIVERGING: 0.0}, [DIVERGES])
+    study.trials = [trial.model_copy(update={"final_loss": 9.0}) for trial in study.trials]
+    assert judged(study).verdict == "contradicted"
+
+
+def test_without_a_validation_loss_only_what_is_not_finite_is_a_divergence() -> None:
+    study = build_study({DIVERGING: 0.0}, [DIVERGES])
+    study.trials = [
+        trial.model_copy(update={"validation": (), "validation_loss": None, "final_loss": 9.0})
+        for trial in study.trials
+    ]
+    assert judged(study).verdict == "contradicted" and "untrained" not in judged(study).reason
+    assert judged(study.ended("diverged", *(f"{DIVERGING}-seed{seed}" for seed in (0, 1)))).verdict == "reproduced"
 
 
 def test_a_loser_that_diverged_needs_no_scores() -> None:
@@ -212,9 +282,13 @@ def test_what_has_not_been_run_is_not_shown() -> None:
     study = build_study({ADAFACTOR: -0.05}, [HIGHER])
     nothing = judged(study.without(*(trial.name for trial in study.trials)))
     assert (nothing.verdict, nothing.p) == ("not shown", None)
-    assert "the baseline has not been run; optimizer=adafactor has not been run" in nothing.reason
+    assert nothing.reason.startswith(
+        "Interim, nothing can be compared yet: the baseline has not been run; optimizer=ad"
+    )
     half = judged(study.without(*(f"baseline-seed{seed}" for seed in range(1, 5))))
-    assert half.reason == "Nothing can be compared: of 5 trials of the baseline: 1 completed and 4 not run yet."
+    assert half.reason == (
+        "Interim, nothing can be compared yet: of 5 trials of the baseline: 1 completed and 4 not run yet."
+    )
 
 
 def test_a_claim_about_the_baseline_and_itself_is_refused() -> None:
@@ -238,7 +312,8 @@ def test_the_seeds_that_were_needed_are_the_fewest_that_suffice(size: float, cla
     results = gather(study.trials, study.measured, 0.95)
     effect, noise = measure(results, ADAFACTOR, BASELINE, "rouge1"), noise_floor(results, "rouge1")
     assert effect is not None and noise is not None
-    found = find_needed(effect, noise, margin=0.02, claims=claims, minutes=12.0)
+    order = partial(order_seeds, study.design, (ADAFACTOR, BASELINE))
+    found = find_needed(effect, noise, margin=0.02, claims=claims, minutes=12.0, order=order)
 
     def suffices(seeds: int) -> bool:
         """Whether one of the two verdicts would be reached 80 times in 100, by the t distribution's own tails."""
@@ -254,6 +329,48 @@ def test_the_seeds_that_were_needed_are_the_fewest_that_suffice(size: float, cla
     assert found.seed_minutes == pytest.approx(12.0 * found.more_trials)
 
 
+def test_the_trials_that_are_priced_are_those_that_the_sentence_s_words_would_add() -> None:
+    """A factor's seeds are those of all its levels: the other learning rate is trained again too."""
+    slow = {"name": "x", "variant": "learning_rate=5e-5", "against": ADAFACTOR}
+    effects = {"learning_rate=5e-5": -0.012, DIVERGING: 0.0, ADAFACTOR: 0.0}
+    study = build_study(effects, [slow], noise=0.012, margin=0.001)
+    claim = judged(study)
+    assert claim.needed is not None and claim.needed.seeds is not None
+    for name in ("learning_rate=5e-5", ADAFACTOR):
+        assert f" in the factor of {name}" in (claim.needed.declare or "")
+    assert f"({claim.needed.more_trials:,} trials more, " in claim.reason
+    assert f": {claim.needed.declare})" in claim.reason
+    seeds = tuple(range(claim.needed.seeds))
+    factors = tuple(
+        factor.model_copy(update={"seeds": seeds}) if factor.name != "warmup" else factor
+        for factor in study.config.factors
+    )
+    wider = study.config.model_copy(update={"baseline_seeds": seeds, "factors": factors})
+    assert claim.needed.more_trials == len(lay_out_design(wider).trials()) - len(study.design.trials())
+
+
+def test_more_seeds_keep_those_that_there_are() -> None:
+    study = build_study({}, baseline_seeds=[7, 1], seeds=1)
+    assert order_seeds(study.design, [ADAFACTOR], 3) == (
+        3, "baseline_seeds = [0, 1, 7], and seeds = [0, 1, 2] in the factor of optimizer=adafactor",
+    )  # fmt: skip
+    assert order_seeds(study.design, [BASELINE], 2) == (0, "")
+    assert "baseline_seeds = [0, 1, 2, 3, 4, 5, 6, 7, 8]" not in order_seeds(study.design, [BASELINE], 9).written
+    assert order_seeds(build_study({}).design, [BASELINE], 40) == (35, "baseline_seeds = [0, 1, …, 39]")
+
+
+def test_a_single_trial_that_completed_has_not_outlived_two_that_diverged() -> None:
+    claim = {"name": "x", "variant": ADAFACTOR, "against": DIVERGING}
+    factors = [
+        {"name": "optimizer", "levels": ["train.optim=adafactor"]},
+        {"name": "learning_rate", "levels": ["train.learning_rate=5e-3"], "seeds": [3, 4]},
+    ]
+    study = build_study({DIVERGING: 0.0, ADAFACTOR: 0.0}, [claim], seeds=1, factors=factors)
+    found = judged(study.ended("diverged", f"{DIVERGING}-seed3", f"{DIVERGING}-seed4"))
+    assert found.verdict == "not shown"
+    assert found.reason.endswith("takes 2 trials or more: seeds = [0, 1] in the factor of optimizer=adafactor.")
+
+
 def test_where_neither_seeds_nor_pairs_suffice_it_takes_both() -> None:
     study = build_study({ADAFACTOR: -0.01}, pairs=20, noise=0.01)
     results = gather(study.trials, study.measured, 0.95)
@@ -261,7 +378,8 @@ def test_where_neither_seeds_nor_pairs_suffice_it_takes_both() -> None:
     assert effect is not None
     wide = effect.model_copy(update={"difference": 0.01, "sampling_error": 0.01, "seed_error": 0.01})
     noise = NoiseFloor(mean=0.3, sd=0.012, low=0.28, high=0.31, seeds=5)
-    found = find_needed(wide, noise, margin=0.001, claims=1, minutes=1.0)
+    order = partial(order_seeds, study.design, (ADAFACTOR, BASELINE))
+    found = find_needed(wide, noise, margin=0.001, claims=1, minutes=1.0, order=order)
     assert found.together and found.seeds is not None and found.pairs is not None
     error = math.sqrt(0.01**2 * 20 / found.pairs + 0.012**2 * 2 / found.seeds)
     asked = stats.t.ppf(0.975, found.seeds - 1) + stats.t.ppf(0.8, found.seeds - 1)

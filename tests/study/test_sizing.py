@@ -165,6 +165,52 @@ def test_rows_that_hold_several_pairs_are_counted_as_pairs() -> None:
     assert sizing.optimizer_steps["baseline"] == pytest.approx(whole.optimizer_steps["baseline"] / 4, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("level", "setting"),
+    [
+        ("model.name=another", "model.name"),
+        ("train.max_length=64", "train.max_length"),
+        ("train.batching=grouped", "train.batching"),
+        ("train.gradient_checkpointing=false", "train.gradient_checkpointing"),
+        ("generate.max_new_tokens=600", "generate.max_new_tokens"),
+    ],
+)
+def test_minutes_are_not_promised_of_what_has_another_speed(level: str, setting: str) -> None:
+    factors = ({"name": "x", "levels": (level,)},)
+    with pytest.raises(
+        ConfigError, match=f"minutes = 100 cannot be kept: .* x=.* has another, by {setting}$"
+    ) as caught:
+        size_study(design(factors=factors, minutes=100, reference_steps=1000), plan())
+    assert "train.max_pairs" in caught.value.hint
+    sizing = size_study(design(factors=factors), plan())
+    assert list(sizing.other_speed.values()) == [(setting,)]
+    assert f"({setting}): at the baseline's speed" in sizing.caveat
+
+
+def test_what_changes_the_speed_little_is_sized_with_the_baseline() -> None:
+    levels = ("lora.r=4", "train.optim=adafactor", "train.learning_rate=1e-4", "train.gradient_accumulation_steps=2")
+    sizing = size_study(design(factors=({"name": "x", "levels": levels},), minutes=100, reference_steps=1000), plan())
+    assert (sizing.other_speed, sizing.caveat) == ({}, "")
+
+
+def test_given_steps_are_not_charged_by_the_pair() -> None:
+    """A variant of 100 steps takes what they take, whatever the subset; what it leaves, the others have."""
+    short = ({"name": "steps", "levels": ("train.max_steps=100",)},)
+    sizing = size_study(design(factors=short, minutes=60, reference_steps=1000), plan())
+    assert sizing.train_pairs is not None
+    assert 56 < sizing.total_minutes <= 57  # no minute is lost to pairs that cost nothing
+    alone = STARTUP_SECONDS + 40 + 120
+    assert sizing.minutes["steps=100-seed0"] == pytest.approx((alone + 100 * 4 * 0.5) / 60)
+
+
+def test_where_all_steps_are_given_the_pairs_are_all_there_are() -> None:
+    all_given = ("split.strategy=grouped", "train.max_steps=150")
+    sizing = size_study(design(set=all_given, minutes=100, reference_steps=1000), plan())
+    assert (sizing.train_pairs, set(sizing.optimizer_steps.values())) == (None, {150})
+    with pytest.raises(ConfigError, match="the study takes"):
+        size_study(design(set=all_given, minutes=30, reference_steps=1000), plan())
+
+
 def test_more_machines_take_less_and_never_less_than_the_longest_trial() -> None:
     sizing = size_study(design(), plan())
     assert sizing.minutes_on(1) == pytest.approx(sizing.shared_minutes + sum(sizing.minutes.values()))

@@ -7,6 +7,7 @@ from tests.training.tiny import config, data, examples
 
 from vademecum.errors import DivergedError
 from vademecum.training.engine import StepRows, build_loader
+from vademecum.training.loss import ExampleLoss
 
 
 def test_the_rows_arrive_as_they_are() -> None:
@@ -16,6 +17,22 @@ def test_the_rows_arrive_as_they_are() -> None:
         for row, index in enumerate(indices):
             assert batch["input_ids"][row, : rows[index].length].tolist() == rows[index].input_ids
             assert batch["labels"][row, : rows[index].length].tolist() == rows[index].labels
+
+
+def test_a_row_of_step_0_is_the_untrained_model_s_and_no_other() -> None:
+    rows: list[dict[str, Any]] = []
+    losses = [ExampleLoss("a", 6.0, 2), ExampleLoss("b", 2.0, 2)]
+    assert StepRows(rows.append).add_validation(0, losses) == 2.0
+    assert rows == [
+        {
+            "step": 0, "real_tokens": 0, "slots": 0, "examples": 0, "validation_loss": 2.0,
+            "validation_rows": [{"id": "a", "nats": 6.0, "tokens": 2}, {"id": "b", "nats": 2.0, "tokens": 2}],
+        }
+    ]  # fmt: skip
+    StepRows(rows.append).add_validation(7, losses)  # gone on from a checkpoint that had its own
+    assert len(rows) == 1
+    with pytest.raises(DivergedError, match="validation loss of step 0 is nan"):
+        StepRows(rows.append).add_validation(0, [ExampleLoss("a", float("nan"), 2)])
 
 
 def test_float16_may_skip_steps_but_not_for_ever() -> None:

@@ -64,11 +64,11 @@ def test_out_of_memory_halves_the_micro_batches_and_goes_on(
     assert [one.before for one in summary.events] == [2, 4][: len(calls)]
     assert sink.said == [one.in_words() for one in summary.events]
     assert summary.status == "completed"
-    assert [row["step"] for row in sink.rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in sink.rows] == [0, 1, 2, 3, 4, 5, 6]
     assert [row["examples"] for row in sink.rows] == [row["examples"] for row in kept.rows]
     assert summary.real_tokens == expected.real_tokens
     assert summary.slots == sum(row["slots"] for row in sink.rows)
-    assert [row["loss"] for row in sink.rows] == pytest.approx([row["loss"] for row in kept.rows], rel=1e-4)
+    assert [row["loss"] for row in sink.steps] == pytest.approx([row["loss"] for row in kept.steps], rel=1e-4)
     assert_alike(model, whole)
 
 
@@ -151,11 +151,11 @@ def test_a_slow_machine_takes_fewer_steps_and_the_schedule_ends_where_it_would_h
     (event,) = summary.events
     assert (event.step, event.before, event.after, event.measured, event.limit) == (4, 12, 8, 120, 80)
     assert (summary.optimizer_steps, summary.seconds, summary.status) == (8, 80, "completed")
-    assert [row["step"] for row in sink.rows] == list(range(1, 9))
+    assert [row["step"] for row in sink.rows] == list(range(9))
     assert "validation_loss" in sink.rows[-1]
     assert (tmp_path / "checkpoint-8" / "whole.json").is_file()
     positions = [0, 1, 2, 3, 4, 6, 8, 10]  # eight steps of the planned schedule in the last four
-    assert [row["learning_rate"] for row in sink.rows] == pytest.approx(
+    assert [row["learning_rate"] for row in sink.steps] == pytest.approx(
         [planned_rate(scheduler, position) for position in positions]
     )
 

@@ -10,6 +10,7 @@ from tests.training.tiny import PAD, Build, Memory, config, data, examples, weig
 
 from vademecum.errors import StoppedError
 from vademecum.stopping import Stop
+from vademecum.training import engine
 from vademecum.training.batching import collate
 from vademecum.training.checkpoints import newest_checkpoint
 from vademecum.training.loss import example_losses, per_token, summed_loss, trained_tokens
@@ -23,7 +24,7 @@ pytestmark = [
 
 
 def losses(sink: Memory) -> list[float]:
-    return [row["loss"] for row in sink.rows]
+    return [row["loss"] for row in sink.steps]
 
 
 def test_a_step_reports_what_it_did(build: Build, tokenizer: Any, tmp_path: Path) -> None:
@@ -31,18 +32,21 @@ def test_a_step_reports_what_it_did(build: Build, tokenizer: Any, tmp_path: Path
     given = data(knobs, validation=examples(5, seed=9), eval_steps=4)
     first = collate([given.examples[index] for rows in given.layout.step(0) for index in rows], PAD)
     base_loss = summed_loss(model.get_base_model(), first).item() / trained_tokens(first["labels"])
+    untrained = example_losses(model.get_base_model(), given.validation, PAD, 100)
     summary = train(model, tokenizer, given, knobs, sink, seed=0)
 
-    assert [row["step"] for row in sink.rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in sink.rows] == [0, 1, 2, 3, 4, 5, 6]
     assert losses(sink)[0] == pytest.approx(base_loss, rel=1e-5)  # the adapter does nothing yet
-    assert [row["learning_rate"] for row in sink.rows] == pytest.approx(
+    assert [row["learning_rate"] for row in sink.steps] == pytest.approx(
         [1e-3 * left / 6 for left in (6, 5, 4, 3, 2, 1)]
     )
-    assert all(row["grad_norm"] > 0 for row in sink.rows)
-    assert [row["step"] for row in sink.rows if "validation_loss" in row] == [4, 6]
+    assert all(row["grad_norm"] > 0 for row in sink.steps)
+    assert [row["step"] for row in sink.rows if "validation_loss" in row] == [0, 4, 6]
+    assert sink.rows[0]["validation_loss"] == pytest.approx(per_token(untrained), rel=1e-5)
+    assert {row["id"] for row in sink.rows[0]["validation_rows"]} == {one.id for one in given.validation}
     assert sum(row["real_tokens"] for row in sink.rows) == summary.real_tokens == given.layout.real_tokens
     assert sum(row["slots"] for row in sink.rows) == summary.slots
-    assert [row["step"] for row in sink.times] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in sink.times] == [0, 1, 2, 3, 4, 5, 6]
     assert [row["seconds"] for row in sink.times] == sorted(row["seconds"] for row in sink.times)
     assert summary.final_loss == losses(sink)[-1]
     assert summary.validation_loss == sink.rows[-1]["validation_loss"]
@@ -51,6 +55,51 @@ def test_a_step_reports_what_it_did(build: Build, tokenizer: Any, tmp_path: Path
     told = {row["id"]: (row["nats"], row["tokens"]) for row in sink.rows[-1]["validation_rows"]}
     assert {one.id: pytest.approx((one.nats, one.tokens), rel=1e-5) for one in taken} == told
     assert summary.status == "completed"
+
+
+@pytest.mark.parametrize("batching", ["grouped", "packed"])
+def test_validation_changes_nothing_in_training(batching: str, build: Build, tokenizer: Any, tmp_path: Path) -> None:
+    """Dropout draws the same units, whether the untrained model was looked at or not."""
+    knobs = config(batching=batching, max_length=128 if batching == "packed" else 32)
+    ends = []
+    for validation in ([], examples(5, seed=9)):
+        model, sink = build(dropout=0.3), Memory(tmp_path / str(len(validation)))
+        train(model, tokenizer, data(knobs, validation=validation, eval_steps=4), knobs, sink, seed=4)
+        ends.append((losses(sink), weights(model)))
+    assert ends[0][0] == ends[1][0]
+    assert all(torch.equal(weight, ends[1][1][name]) for name, weight in ends[0][1].items())
+
+
+def test_each_validation_is_taken_once(
+    build: Build, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        taken.append(1)
+        return example_losses(*given)
+
+    monkeypatch.setattr(engine, "example_losses", counted)
+    knobs, sink = config(), Memory(tmp_path)
+    train(build(), tokenizer, data(knobs, validation=examples(5, seed=9), eval_steps=4), knobs, sink, seed=0)
+    assert len(taken) == 3  # before the first step, after the fourth and after the sixth
+    train(build(), tokenizer, data(knobs, validation=examples(5, seed=9), eval_steps=4), knobs, sink, seed=0)
+    assert (len(taken), [row["step"] for row in sink.rows]) == (3, [0, 1, 2, 3, 4, 5, 6])  # nothing was left to do
+
+
+def test_a_training_that_diverges_at_once_knows_the_untrained_loss_alone(
+    build: Build, tokenizer: Any, tmp_path: Path
+) -> None:
+    model, knobs, sink = build(), config(), Memory(tmp_path)
+
+    def poison(module: torch.nn.Module, _: Any) -> None:
+        if module.training:
+            next(weight for name, weight in module.named_parameters() if "lora_B" in name).data.fill_(float("nan"))
+
+    model.register_forward_pre_hook(poison)
+    summary = train(model, tokenizer, data(knobs, validation=examples(5, seed=9)), knobs, sink, seed=0)
+    assert (summary.status, summary.remark) == ("diverged", "the loss of step 1 is nan")
+    assert (summary.optimizer_steps, summary.validation_loss, [row["step"] for row in sink.rows]) == (0, None, [0])
 
 
 def test_training_learns_its_rows(build: Build, tokenizer: Any, tmp_path: Path) -> None:
@@ -253,7 +302,7 @@ def test_stopped_and_resumed_equals_uninterrupted(build: Build, tokenizer: Any, 
     broken = Memory(tmp_path / "broken", stop=Countdown(looks))
     with pytest.raises(StoppedError, match="enough"):
         train(build(dropout=0.3), tokenizer, given, knobs, broken, seed=4)
-    assert len(broken.rows) == looks // 2
+    assert [row["step"] for row in broken.rows] == list(range(1 + looks // 2))
     broken.stop = Stop()
     resumed = build(dropout=0.3)
     torch.manual_seed(123)
@@ -261,5 +310,5 @@ def test_stopped_and_resumed_equals_uninterrupted(build: Build, tokenizer: Any, 
 
     assert broken.said == []
     assert broken.rows == kept.rows
-    assert [row["step"] for row in broken.times] == [1, 2, 3, 4]  # no step was done twice
+    assert [row["step"] for row in broken.times] == [0, 1, 2, 3, 4]  # no step was done twice
     assert all(torch.equal(weight, weights(resumed)[name]) for name, weight in weights(whole).items())

@@ -72,7 +72,7 @@ class Memory:
     said: list[str] = field(default_factory=list)
 
     def done(self) -> int:
-        return len(self.rows)
+        return sum(row["step"] > 0 for row in self.rows)
 
     def seconds(self) -> float:
         return self.clock()
@@ -97,6 +97,11 @@ class Memory:
     def truncate(self, step: int) -> None:
         self.rows = [row for row in self.rows if row["step"] <= step]
         self.times = [row for row in self.times if row["step"] <= step]
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The rows but for the untrained model's."""
+        return [row for row in self.rows if row["step"]]
 
 
 def weights(model: PeftModel) -> dict[str, torch.Tensor]:

@@ -283,6 +283,8 @@ def show_sizing(sizing: "Sizing") -> None:
         f"{len(sizing.minutes):,} trials on {pairs} train pairs each; what all of them share takes "
         f"{duration(60 * sizing.shared_minutes)}."
     )
+    if sizing.caveat:
+        console.print(sizing.caveat, soft_wrap=True)
     counts = [count for count in MACHINES if count <= len(sizing.minutes)]
     times = [f"on {count}: {duration(60 * sizing.minutes_on(count))}" for count in counts]
     console.print(f"Machines like this one: {', '.join(times)}.", soft_wrap=True)

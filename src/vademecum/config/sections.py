@@ -158,7 +158,7 @@ class TrainConfig(Section):
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass: less memory, more time. Unset: only where nothing else fits."""
     eval_steps: PositiveInt | None = None
-    """Optimizer steps between validation losses; unset: four times in all."""
+    """Optimizer steps between validation losses; unset: four times in all. The untrained model has one besides."""
     eval_pairs: PositiveInt = 64
     """Validation pairs for that loss."""
     save_steps: PositiveInt | None = None

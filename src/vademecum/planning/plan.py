@@ -150,7 +150,7 @@ def choose_steps(work: Workload, rates: Rates, train: TrainConfig, budget: Budge
     ended_by: Literal["epochs", "budget", "max_steps"] = "max_steps" if train.max_steps else "epochs"
     steps = wanted
     if budget.minutes is not None:
-        evaluations = 5 if train.eval_steps is None else 1 + wanted // train.eval_steps
+        evaluations = 5 if train.eval_steps is None else 1 + math.ceil(wanted / train.eval_steps)
         fixed = work.spent_seconds + sum(work.answering.values()) + STARTUP_SECONDS + evaluations * evaluation_seconds
         affordable = int((budget.minutes * 60 * (1 - RESERVE_SHARE) - fixed) / step_seconds)
         if affordable < min(MIN_STEPS, wanted):
@@ -167,7 +167,7 @@ def choose_steps(work: Workload, rates: Rates, train: TrainConfig, budget: Budge
     if ended_by == "budget" and train.warmup_steps is not None:
         warmup_steps = round(train.warmup_steps * steps / wanted)  # else it might never end
     eval_steps = train.eval_steps or max(1, math.ceil(steps / 4))
-    evaluations = 1 + math.ceil(steps / eval_steps)
+    evaluations = 1 + math.ceil(steps / eval_steps)  # the first is of the untrained model
     return Steps(
         optimizer_steps=steps,
         ended_by=ended_by,

@@ -105,7 +105,7 @@ def _training(material: ReportMaterial) -> dict[str, Any] | None:
     if seconds := sitting_seconds(material):
         found["seconds"] = seconds
         found["real_tokens_per_second"] = found["real_tokens"] / seconds
-    rows = material.training_rows
+    rows = [row for row in material.training_rows if row["step"]]
     found["examples"] = sum(row["examples"] for row in rows)
     found["first_loss"] = fmean(row["loss"] for row in rows[: max(1, len(rows) // 20)]) if rows else None
     return found

@@ -156,16 +156,17 @@ def _listed(parts: Sequence[str]) -> str:
 
 def _loss(material: ReportMaterial) -> Iterator[Block]:
     rows = material.training_rows
-    if not rows:
+    steps = [(row["step"], row["loss"]) for row in rows if row["step"]]
+    if not steps:
         return
     validation = [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
     if validation:
         yield tables.losses_table(rows)
-    svg = loss_curve([row["step"] for row in rows], [row["loss"] for row in rows], validation)
+    svg = loss_curve([step for step, _ in steps], [loss for _, loss in steps], validation)
     yield Figure(
         svg,
         "Loss per trained token. Training: before each optimizer step; faint each step, bold the running mean. "
-        "Validation: after the step that it marks.",
+        "Validation: after the step that it marks; at 0 the untrained model's.",
     )
 
 

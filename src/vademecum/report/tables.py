@@ -151,12 +151,13 @@ def _losses(training: Mapping[str, Any]) -> str:
 
 
 def losses_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Validation losses, each beside the mean training loss since the one before."""
+    """Validation losses, each beside the mean training loss since the one before; at 0 the untrained model's."""
     lines, since = [], []
     for row in rows:
-        since.append(row["loss"])
+        since += [row["loss"]] if row["step"] else []
         if "validation_loss" in row:
-            lines.append((f"{row['step']:,}", numbers.score(fmean(since)), numbers.score(row["validation_loss"])))
+            training = numbers.score(fmean(since)) if since else numbers.NONE
+            lines.append((f"{row['step']:,}", training, numbers.score(row["validation_loss"])))
             since = []
     return Table(("up to step", "training loss", "validation loss"), tuple(lines))
 

@@ -69,7 +69,7 @@ class RunSink:
 
     def done(self) -> int:
         """How many steps, from the first on, stand in training.jsonl."""
-        steps = [row["step"] for row in self._rows("training.jsonl")]
+        steps = [row["step"] for row in self._rows("training.jsonl") if row["step"]]
         return next((count for count, step in enumerate(steps) if step != count + 1), len(steps))
 
     def seconds(self) -> float:
@@ -103,7 +103,7 @@ class RunSink:
         self.road.run.append_line("timing.jsonl", row)
 
     def truncate(self, step: int) -> None:
-        """Forget what came after a step that training goes back to."""
+        """Forget what came after a step that training goes back to; with -1 everything."""
         for name in ("training.jsonl", "timing.jsonl"):
             rows = [row for row in self._rows(name) if row["step"] <= step]
             self.road.run.write_lines(name, rows)

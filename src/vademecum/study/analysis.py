@@ -79,7 +79,7 @@ def analyse(
         noise_floor={metric: floor for metric, floor in floors.items() if floor},
         base=_estimates(sorted(measured.base, key=lambda row: row.id), evaluate),
         gain={metric: gain for metric, gain in gains.items() if gain},
-        claims=Court(design.study, results, evaluate, same).judge(meant),
+        claims=Court(design, results, evaluate, same).judge(meant),
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Literal
 
@@ -10,13 +11,16 @@ from vademecum.evaluation import holm
 from vademecum.evaluation.compare import ALPHA
 from vademecum.records import Record
 from vademecum.report import numbers
-from vademecum.study.declaration import Claim, StudyConfig
+from vademecum.study.declaration import Claim
+from vademecum.study.design import Design
 from vademecum.study.effects import VALIDATION_LOSS, Effect, NoiseFloor, Results, measure, noise_floor
-from vademecum.study.needed import Needed, find_needed, in_words
+from vademecum.study.needed import Needed, find_needed, in_words, order_seeds
 from vademecum.study.records import BASELINE
-from vademecum.study.words import all_of, behind, called, compared, metric_name, pair_name, sentence
+from vademecum.study.words import all_of, behind, called, compared, pair_name, sentence, subtracted
 
 StudyVerdict = Literal["reproduced", "contradicted", "no real difference", "not shown"]
+FEWEST_SEEN = 2
+"""Trials of a variant that a verdict from divergence takes: what one training did, another seed may not."""
 
 
 class ClaimResult(Record):
@@ -43,7 +47,8 @@ class ClaimResult(Record):
     p: float | None = None
     """Two-sided, of no difference."""
     p_holm: float | None = None
-    """Adjusted by Holm's method over the study's comparisons, those without numbers counted as p = 1."""
+    """Adjusted by Holm's method over the study's comparisons, those that cannot be judged yet counted as p = 1; None
+    for these."""
     n: int = 0
     """Test pairs; validation pairs for the validation loss."""
     groups: int = 0
@@ -72,7 +77,7 @@ class Case:
 class Court:
     """What every claim of a study is judged with."""
 
-    config: StudyConfig
+    design: Design
     results: Results
     evaluate: EvaluateConfig
     same: Sequence[Sequence[str]] = ()
@@ -80,14 +85,14 @@ class Court:
 
     def judge(self, names: Mapping[Claim, tuple[str, str]]) -> tuple[ClaimResult, ...]:
         """All claims, in the order in which they were declared; `names` are those of `variant` and `against`."""
-        cases = [self._case(claim, *names[claim]) for claim in self.config.claims]
+        cases = [self._case(claim, *names[claim]) for claim in self.design.study.claims]
         compared = [case for case in cases if case.claim.compares]
-        adjusted = holm([case.effect.p if case.effect and case.noise and case.noise.sd else 1.0 for case in compared])
+        adjusted = holm([self._p(case) for case in compared])
         by_claim = dict(zip((case.claim for case in compared), adjusted, strict=True))
         return tuple(self._judge(case, by_claim.get(case.claim, 1.0)) for case in cases)
 
     def _case(self, claim: Claim, variant: str, against: str) -> Case:
-        margins, metric = self.config.margins, claim.metric
+        margins, metric = self.design.study.margins, claim.metric
         compared = claim.compares and not self._alike(variant, against)
         return Case(
             claim=claim,
@@ -97,6 +102,12 @@ class Court:
             noise=noise_floor(self.results, metric) if compared else None,
             margin=margins.validation_loss if metric == VALIDATION_LOSS else margins.rouge,
         )
+
+    def _p(self, case: Case) -> float:
+        """Of a comparison that can be judged; 1 for others, so that no verdict depends on when one looks at them."""
+        if case.effect is None or case.noise is None or not case.noise.sd or self._awaited(case):
+            return 1.0
+        return case.effect.p
 
     def _judge(self, case: Case, p_holm: float) -> ClaimResult:
         fields: dict[str, object] = {
@@ -112,6 +123,9 @@ class Court:
             verdict, reason = self._divergence(case)
         elif case.effect is None or case.noise is None:
             verdict, reason = self._without_scores(case)
+        elif self._awaited(case):
+            verdict, reason = "not shown", self._interim(case.effect, case)
+            fields |= _numbers(case.effect, None)
         else:
             verdict, found = self._measured(case.effect, case.noise, case, p_holm)
             reason = self._sentence(case.effect, case.noise, case, (verdict, p_holm), found)
@@ -129,8 +143,9 @@ class Court:
         if _within(effect, case.margin):
             return "no real difference", None
         minutes = [trial.minutes for rows in self.results.trials.values() for trial in rows if _completed(trial.status)]
-        comparisons = sum(claim.compares for claim in self.config.claims)
-        return "not shown", find_needed(effect, noise, case.margin, comparisons, fmean(minutes))
+        comparisons = sum(claim.compares for claim in self.design.study.claims)
+        order = partial(order_seeds, self.design, (case.variant, case.against))
+        return "not shown", find_needed(effect, noise, case.margin, comparisons, fmean(minutes), order)
 
     def _few_groups(self, effect: Effect) -> bool:
         return effect.groups < self.evaluate.min_groups
@@ -144,13 +159,9 @@ class Court:
         found: Needed | None,
     ) -> str:
         verdict, p_holm = judged
-        numbers_behind = behind(effect, p_holm)
-        measured = (
-            f"{called(effect.variant)} minus {called(effect.against)} in {metric_name(effect.metric)} is "
-            f"{numbers.difference(effect.difference)} ({numbers_behind})"
-        )
+        measured = subtracted(effect, p_holm)
         if verdict in ("reproduced", "contradicted"):
-            text = f"{compared(effect)} ({numbers_behind})"
+            text = f"{compared(effect)} ({behind(effect, p_holm)})"
             if _within(effect, case.margin):
                 text += f"; it is smaller than the declared margin of {numbers.score(case.margin)} all the same"
         elif verdict == "no real difference":
@@ -170,6 +181,13 @@ class Court:
         incomplete = [name for name in (case.variant, case.against) if self._incomplete(name)]
         return sentence("; ".join([text, *(self._told(name) for name in incomplete)]))
 
+    def _interim(self, effect: Effect, case: Case) -> str:
+        """The numbers so far: a verdict before all declared trials have ended would depend on when one looks."""
+        awaited = self._awaited(case)
+        others = [name for name in (case.variant, case.against) if name not in awaited and self._incomplete(name)]
+        told = "; ".join(self._told(name) for name in [*awaited, *others])
+        return f"Interim, no verdict before all declared trials have ended: so far {subtracted(effect, None)}; {told}."
+
     def _without_scores(self, case: Case) -> tuple[StudyVerdict, str]:
         if self._alike(case.variant, case.against):
             return "not shown", (
@@ -179,31 +197,37 @@ class Court:
         upward = case.claim.direction == "higher"
         variant_wins = upward == (case.claim.metric != VALIDATION_LOSS)
         winner, loser = (case.variant, case.against) if variant_wins else (case.against, case.variant)
-        if self._outlived(loser, winner):
-            return "reproduced", self._told_outlived(loser, winner)
-        if self._outlived(winner, loser):
-            return "contradicted", self._told_outlived(winner, loser)
+        awaited = self._awaited(case)
+        if not awaited and self._outlived(loser, winner):
+            return self._if_seen_often("reproduced", self._told_outlived(loser, winner), (loser, winner))
+        if not awaited and self._outlived(winner, loser):
+            return self._if_seen_often("contradicted", self._told_outlived(winner, loser), (winner, loser))
         incomplete = [name for name in (case.variant, case.against) if self._incomplete(name)]
         reasons = [self._told(name) for name in incomplete]
         if BASELINE not in incomplete and len(self.results.measured(BASELINE, case.claim.metric)) < 2:
             reasons.append("the noise floor takes two completed trials of the baseline or more")
-        return (
-            "not shown",
-            f"Nothing can be compared: {'; '.join(reasons) or 'they have no scores on the same test pairs'}.",
-        )
+        opening = "Interim, nothing can be compared yet" if awaited else "Nothing can be compared"
+        return "not shown", f"{opening}: {'; '.join(reasons) or 'they have no scores on the same test pairs'}."
 
     def _outlived(self, diverged: str, completed: str) -> bool:
         """Whether one variant left no scores in any of its trials, and the other did in all of its own."""
-        found = self._statuses(diverged)
-        all_diverged = len(found) >= self._declared(diverged) and set(found) == {"diverged"}
-        return all_diverged and not self._incomplete(completed)
+        return set(self._statuses(diverged)) == {"diverged"} and not self._incomplete(completed)
 
     def _told_outlived(self, diverged: str, completed: str) -> str:
         return (
             f"There are no scores to compare: {called(diverged)} diverged in "
             f"{all_of(len(self._statuses(diverged)))}, {called(completed)} in none of its "
-            f"{numbers.counted(len(self._statuses(completed)), 'trial')}."
+            f"{numbers.counted(len(self._statuses(completed)), 'trial')}"
         )
+
+    def _if_seen_often(self, verdict: StudyVerdict, told: str, variants: Sequence[str]) -> tuple[StudyVerdict, str]:
+        """A verdict from divergence, where more than one training of each variant says so."""
+        once = [name for name in variants if len(self._statuses(name)) < FEWEST_SEEN]
+        if not once:
+            return verdict, sentence(told)
+        written = order_seeds(self.design, once, FEWEST_SEEN).written
+        wanted = f"seen in one training, and a verdict takes {FEWEST_SEEN} trials or more: {written}"
+        return "not shown", sentence(f"{told}; {wanted}")
 
     def _divergence(self, case: Case) -> tuple[StudyVerdict, str]:
         trials = self.results.trials.get(case.variant, ())
@@ -211,22 +235,23 @@ class Court:
         diverged = [trial for trial in trials if trial.diverged]
         if trials and not unfinished and len(diverged) == len(trials):
             how = f"{called(case.variant)} diverged in {all_of(len(trials))}"
-            above = [trial for trial in diverged if trial.status == "completed"]
-            if above:
-                ended = ", ".join(f"{numbers.score(trial.final_loss or 0.0)}" for trial in above)
-                began = ", ".join(f"{numbers.score(trial.losses[0][1])}" for trial in above)
-                how += f": the training loss ended at {ended}, above the first step's {began}"
-            return "reproduced", sentence(how)
+            if above := [trial for trial in diverged if trial.ended_above]:
+                ended = ", ".join(numbers.score(trial.validation_loss or 0.0) for trial in above)
+                began = ", ".join(dict.fromkeys(numbers.score(trial.untrained_loss or 0.0) for trial in above))
+                how += f": the validation loss ended at {ended}, above the untrained model's {began}"
+            return self._if_seen_often("reproduced", how, [case.variant])
         if unfinished or diverged or any(trial.status == "failed" for trial in trials):
             told = self._told(case.variant)
-            if higher := sum(trial.diverged and trial.status == "completed" for trial in trials):
-                told += f"; the training loss of {higher} of them ended above that of the first step"
+            if higher := sum(trial.ended_above for trial in trials):
+                told += f"; the validation loss of {higher} of them ended above the untrained model's"
+            if unfinished and trials:
+                return "not shown", f"Interim, no verdict before all declared trials have ended: {told}."
             return "not shown", f"{told[0].upper()}{told[1:]}."
         count = numbers.counted(len(trials), "trial")
-        return "contradicted", sentence(
-            f"{called(case.variant)} diverged in none of its {count}: no number that is not finite, and no training "
-            "loss at the end above that of the first step"
-        )
+        how = f"{called(case.variant)} diverged in none of its {count}: no number that is not finite"
+        if all(trial.untrained_loss is not None for trial in trials):
+            how += ", and no validation loss at the end above the untrained model's"
+        return self._if_seen_often("contradicted", how, [case.variant])
 
     def _alike(self, variant: str, against: str) -> bool:
         return variant == against or any(variant in names and against in names for names in self.same)
@@ -235,7 +260,13 @@ class Court:
         return [trial.status for trial in self.results.trials.get(variant, ())]
 
     def _declared(self, variant: str) -> int:
-        return len(self.config.baseline_seeds if variant == BASELINE else self.config.seeds)
+        return next(len(one.seeds) for one in self.design.variants if one.name == variant)
+
+    def _awaited(self, case: Case) -> list[str]:
+        """Of both sides of a comparison and the baseline, whose seeds measure the noise: those with trials that were
+        declared and have not ended."""
+        names = dict.fromkeys((case.variant, case.against, BASELINE))
+        return [name for name in names if len(self._statuses(name)) < self._declared(name)]
 
     def _incomplete(self, variant: str) -> bool:
         found = self._statuses(variant)
@@ -254,7 +285,7 @@ class Court:
         return f"of {numbers.counted(max(declared, len(found)), 'trial')} of {called(variant)}: {listed}"
 
 
-def _numbers(effect: Effect, p_holm: float) -> dict[str, object]:
+def _numbers(effect: Effect, p_holm: float | None) -> dict[str, object]:
     inner_low, inner_high = effect.interval(1 - 2 * ALPHA)
     taken = ("difference", "low", "high", "p", "n", "groups", "seeds", "against_seeds")
     return {

@@ -33,14 +33,25 @@ StudyMetric = Literal["rouge1", "rouge2", "rougeL", "rougeLsum", "validation_los
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^,=/]+$")]
 
 
+def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("each seed once: the same one again is the same trial")
+    return seeds
+
+
+Seeds = Annotated[tuple[int, ...], AfterValidator(_each_once)]
+
+
 class Factor(Section):
-    """Something that is varied."""
+    """Something that is varied. Without a grid, several may have one name: parts with seeds of their own."""
 
     name: Name
     """Stands in the names of variants: `optimizer` in `optimizer=adafactor`."""
     levels: Annotated[tuple[str | tuple[str, ...], ...], Field(min_length=1)]
     """Overrides such as `train.optim=adafactor`, one or several per level. A level that says what the baseline says
     anyway is the baseline."""
+    seeds: Annotated[Seeds, Field(min_length=1)] | None = None
+    """train.seed of its levels' trials; unset: the study's `seeds`. A level of several factors has all of theirs."""
 
 
 class Claim(Section):
@@ -63,12 +74,6 @@ class Claim(Section):
         return self.direction != "diverges"
 
 
-def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("each seed once: the same one again is the same trial")
-    return seeds
-
-
 class Margins(Section):
     """Differences that would be of no account, declared before the study is run."""
 
@@ -76,9 +81,6 @@ class Margins(Section):
     """For the four ROUGE metrics."""
     validation_loss: Annotated[float, Field(gt=0)] = 0.02
     """In nats per trained token."""
-
-
-Seeds = Annotated[tuple[int, ...], AfterValidator(_each_once)]
 
 
 class StudyConfig(Section):
@@ -95,7 +97,7 @@ class StudyConfig(Section):
     baseline_seeds: Annotated[Seeds, Field(min_length=2)] = (0, 1, 2, 3, 4)
     """train.seed of the baseline's trials: how much they differ is the noise floor."""
     seeds: Annotated[Seeds, Field(min_length=1)] = (0,)
-    """train.seed of every other variant's trials."""
+    """train.seed of every other variant's trials, where its factor has no `seeds` of its own."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """For the whole study. Sizes the train subset, the same for all trials; no trial is cut by the clock."""
     reference_steps: PositiveInt | None = None
@@ -179,7 +181,8 @@ def load_study(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read a study that ships with the package, or a TOML (or resolved JSON) file, and validate it once.
 
     An override with a dot, such as `model.name=smollm2-135m`, is one for all trials; one without, such as
-    `minutes=480`, is a setting of the study itself. A `baseline` that is a file is looked for beside the study's file.
+    `minutes=480`, and one that begins with a setting of the study, such as `margins.rouge=0.02`, is the study's own. A
+    `baseline` that is a file is looked for beside the study's file.
 
     Raises:
         ConfigError: the file is missing or malformed, or any key or value is wrong (all mistakes are listed at once).
@@ -206,14 +209,19 @@ def _load(name: str | Path, overrides: Sequence[str], kind: type[DeclarationType
             f"no study or search and no file is called {str(name)!r}",
             hint=f"there is {', '.join(_names(shelf))}; or give the path of a TOML file, see docs/studies.md",
         )
-    own = [one for one in overrides if "." not in one.partition("=")[0]]
+    own = [one for one in overrides if _is_own(one.partition("=")[0].strip(), kind)]
     for one in own:
         apply_override(tree, one)
-    tree["set"] = [*tree.get("set", []), *(one for one in overrides if one not in own)]
+    declared = tree.get("set", [])
+    if isinstance(declared, list):  # else the validation below says so
+        tree["set"] = [*declared, *(one for one in overrides if one not in own)]
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        wrong = [f"  {_place(item['loc'])}: {item['msg']}; found {item['input']!r}" for item in error.errors()]
+        wrong = [
+            f"  {_place(item['loc'])}: {_said(item['type'], item['msg'])}; found {item['input']!r}"
+            for item in error.errors()
+        ]
         raise ConfigError(
             f"{name} has {len(wrong)} wrong settings:\n" + "\n".join(wrong),
             hint="docs/studies.md says what a study or a search takes",
@@ -223,6 +231,16 @@ def _load(name: str | Path, overrides: Sequence[str], kind: type[DeclarationType
 def _names(shelf: str) -> list[str]:
     files_there = (PRESETS / shelf).iterdir()
     return sorted(entry.name.removesuffix(".toml") for entry in files_there if entry.name.endswith(".toml"))
+
+
+def _is_own(setting: str, kind: type[Section]) -> bool:
+    return "." not in setting or setting.partition(".")[0] in kind.model_fields
+
+
+def _said(kind: str, message: str) -> str:
+    """In TOML's words."""
+    words = {"extra_forbidden": "there is no such setting", "tuple_type": "it should be a list"}
+    return words.get(kind, message)
 
 
 def _place(location: Sequence[str | int]) -> str:

@@ -3,17 +3,20 @@
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from vademecum.config import RunConfig, load_config
 from vademecum.errors import ConfigError
 from vademecum.files import digest_value
+from vademecum.report import file_name
 from vademecum.study.declaration import LOSS_TOKENS, Factor, StudyConfig
 from vademecum.study.records import BASELINE, COMBINED
 
 LONGEST_NAME = 100
+QUOTES = " '\""
+"""Around a value in TOML."""
 BATCH_SETTINGS = {
     "train.per_device_train_batch_size", "train.gradient_accumulation_steps", "train.examples_per_step",
 }  # fmt: skip
@@ -30,6 +33,8 @@ class Variant:
     overrides: tuple[str, ...]
     """What it changes in the baseline."""
     seeds: tuple[int, ...]
+    factors: tuple[int, ...] = ()
+    """Places, among those that the study declares, of the factors that it is a level of, or a combination."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +100,25 @@ def lay_out_design(study: StudyConfig) -> Design:
     configs = {BASELINE: base}
     aliases = {BASELINE: BASELINE}
     factors: dict[str, dict[str, str]] = {}
-    for levels, overrides in _combinations(study):
+    _check_names(study)
+    for levels, overrides, places in _combinations(study):
         name = ",".join(f"{factor}={label}" for factor, label in levels)
         config = load_config(study.baseline, [*study.set, *overrides])
         same = next((found for found, other in configs.items() if other == config), name)
         if name in aliases and configs[aliases[name]] != config:
-            raise ConfigError(f"two levels are called {name!r}", hint="give the factors different names")
+            raise ConfigError(
+                f"two levels are called {name!r}",
+                hint="give the factors different names; what counts of a model's path is its last part",
+            )
         aliases[name] = same
         _check_variant(name, config, base)
-        if same == name:
+        if same not in known:
             if any(folder_name(name) == folder_name(other) for other in known):
                 raise ConfigError(f"{name!r} would have the directory of another variant", hint="rename its factor")
-            known[name], configs[name] = Variant(name, overrides, study.seeds), config
+            known[name], configs[name] = Variant(name, overrides, declared_seeds(study, places), places), config
+        elif same != BASELINE and len(levels) == 1:
+            both = (*known[same].factors, *places)
+            known[same] = replace(known[same], seeds=declared_seeds(study, both), factors=both)
         if len(levels) == 1:
             factors.setdefault(levels[0][0], {})[levels[0][1]] = same
         elif same == name:
@@ -116,16 +128,36 @@ def lay_out_design(study: StudyConfig) -> Design:
     return Design(study, tuple(known.values()), factors, aliases, loss_tokens)
 
 
-def _combinations(study: StudyConfig) -> Iterator[tuple[Levels, tuple[str, ...]]]:
-    """Each level alone; for a grid, after that, all combinations of several factors."""
-    by_factor = [[(factor.name, *level) for level in _levels(factor)] for factor in study.factors]
+def declared_seeds(study: StudyConfig, factors: Sequence[int]) -> tuple[int, ...]:
+    """Of a variant by the places of its factors: none for the baseline."""
+    if not factors:
+        return study.baseline_seeds
+    return tuple(dict.fromkeys(seed for place in factors for seed in study.factors[place].seeds or study.seeds))
+
+
+def _check_names(study: StudyConfig) -> None:
+    names = [factor.name for factor in study.factors]
+    if study.design == "grid" and len(set(names)) < len(names):
+        raise ConfigError(
+            "two factors of a grid have one name, and their levels cannot be combined",
+            hint="make them one factor, or give them different names",
+        )
+
+
+def _combinations(study: StudyConfig) -> Iterator[tuple[Levels, tuple[str, ...], tuple[int, ...]]]:
+    """Each level alone; for a grid, after that, all combinations of several factors. With its overrides, and the places
+    of its factors."""
+    by_factor = [
+        [(place, factor.name, *level) for level in _levels(factor)] for place, factor in enumerate(study.factors)
+    ]
     sizes = range(1, len(by_factor) + 1) if study.design == "grid" else range(1, 2)
     for size in sizes:
         for chosen in itertools.combinations(by_factor, size):
             for combination in itertools.product(*chosen):
                 yield (
-                    tuple((factor, label) for factor, label, _ in combination),
+                    tuple((factor, label) for _, factor, label, _ in combination),
                     tuple(text for *_, overrides in combination for text in overrides),
+                    tuple(place for place, *_ in combination),
                 )
 
 
@@ -133,8 +165,14 @@ def _levels(factor: Factor) -> list[tuple[str, tuple[str, ...]]]:
     found = []
     for level in factor.levels:
         overrides = (level,) if isinstance(level, str) else level
-        found.append(("+".join(one.partition("=")[2].strip() for one in overrides), overrides))
+        found.append(("+".join(without_path(one).partition("=")[2].strip() for one in overrides), overrides))
     return found
+
+
+def without_path(override: str) -> str:
+    """As names and a public report may show it: of a path, or an address on a hub, the last part."""
+    name, _, value = override.partition("=")
+    return f"{name}={file_name(value.strip(QUOTES))}" if name.strip() in ("corpus.source", "model.name") else override
 
 
 def folder_name(variant: str) -> str:

@@ -61,6 +61,8 @@ def run_study(study: StudyConfig, path: Path, setting: Setting) -> StudyAnalysis
             f"{len(trials)} trials on {pairs} train pairs each: {sizing.total_minutes:.0f} minutes by the plan, one "
             "after another"
         )
+        if sizing.caveat:
+            setting.observer.say(sizing.caveat)
         try:
             _run_trials(folder, trials, setting)
         except StoppedError:

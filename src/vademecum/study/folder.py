@@ -2,12 +2,13 @@
 
 studies/NAME/
   study-config.json   the declaration      sizing.json   what all trials have in common
+  judged.json         the seeds that every variant had when it could first be judged
   shared/             a run: corpus, split, plan and the answers of every system but the tuned one
   trials/NAME/        a run each, with its log
   study.json  study.md  study.html  study.tex
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ from vademecum.errors import StaleError
 from vademecum.records import Assignment, Score
 from vademecum.runs import Run
 from vademecum.study.declaration import SearchConfig, StudyConfig
-from vademecum.study.design import Design, Trial
-from vademecum.study.records import PairLoss, TrialResult, TrialStatus
+from vademecum.study.design import Design, Trial, lay_out_design
+from vademecum.study.records import BASELINE, PairLoss, TrialResult, TrialStatus
 from vademecum.study.sizing import OWN_STAGES
 
 FIXED = ("baseline", "set", "minutes", "reference_steps")
-"""Settings of a study that its trials were sized by. Factors and seeds may be added to later; of margins and claims see
-`StudyFolder.check_claims`."""
+"""Settings of a study that its trials were sized by. Factors and seeds may be added to later; of what stands, and of
+margins and claims, see `StudyFolder.check_claims`."""
 DECLARATION = "study-config.json"
+JUDGED = "judged.json"
 FAILURE = "failure.json"
 """Of a trial's last try, where that came to no result."""
 TRIAL_STAGES = ("plan", *OWN_STAGES, "score/tuned", "report")
@@ -70,17 +72,25 @@ class StudyFolder:
         self.files.write_json(name, settings)
 
     def check_claims(self, design: Design) -> None:
-        """Refuse to judge by what was not declared before the results: margins and claims stand once a trial has ended.
+        """Refuse to judge by what was not declared before the results: once a trial has ended, margins and claims
+        stand, and so do the seeds of every variant that has a result, and the baseline's.
 
-        Only what is claimed of a variant without a result may still be added.
+        Trials may still be added, and what is claimed of a variant without a result.
 
         Raises:
-            StaleError: they were changed.
+            StaleError: something was changed or taken away.
         """
-        there = [trial for trial in design.trials() if (self.path / "trials" / trial.name).is_dir()]
+        before, now = StudyConfig.model_validate(self.files.read_json(DECLARATION)), design.study
+        declared = lay_out_design(before)
+        there = [trial for trial in declared.trials() if (self.path / "trials" / trial.name).is_dir()]
         ended = {trial.variant for trial in there if self.is_finished(trial)}
-        before = StudyConfig.model_validate(self.files.read_json(DECLARATION))
-        now = design.study
+        if not ended:
+            return
+        if dropped := _dropped(declared, design, {BASELINE, *ended}):
+            raise StaleError(
+                f"{'; '.join(dropped)} would be dropped after the results in {self.path} were seen",
+                hint="take the change back, or choose another directory with --out; seeds and levels may be added",
+            )
         late = [
             claim.name
             for claim in now.claims
@@ -90,12 +100,26 @@ class StudyFolder:
         ]
         gone = [claim.name for claim in before.claims if claim not in now.claims]
         changed = [*(["the margins"] if before.margins != now.margins else []), *map(repr, [*gone, *late])]
-        if ended and changed:
+        if changed:
             raise StaleError(
                 f"{', '.join(changed)} would be declared otherwise than before the results in {self.path} were seen",
                 hint="take the change back, or choose another directory with --out; claims about variants that have "
                 "not been run may be added",
             )
+
+    def enter_judged(self, design: Design, waiting: Collection[str]) -> list[str]:
+        """Remember the seeds of every variant whose declared trials have all ended, and the baseline's with them;
+        `waiting` are the others. The trials that were added to a variant after that."""
+        known: dict[str, list[int]] = self.files.read_json(JUDGED) if self.files.file(JUDGED).is_file() else {}
+        ready = [] if BASELINE in waiting else [one for one in design.variants if one.name not in waiting]
+        if new := {one.name: list(one.seeds) for one in ready if one.name not in known}:
+            self.files.write_json(JUDGED, known | new)
+        return [
+            f"{one.name}, seed {seed}"
+            for one in design.variants
+            for seed in one.seeds
+            if one.name in known and seed not in known[one.name]
+        ]
 
     def check(self, trial: Trial) -> None:
         """Refuse a trial that was trained with other settings under the same name.
@@ -158,7 +182,7 @@ class StudyFolder:
             real_tokens=training["real_tokens"],
             final_loss=training["final_loss"],
             validation_loss=training["validation_loss"],
-            losses=tuple((row["step"], row["loss"]) for row in rows),
+            losses=tuple((row["step"], row["loss"]) for row in rows if row["step"]),
             validation=validation_losses(rows),
             metrics=metrics,
             minutes=sum(entry.seconds for entry in own) / 60,
@@ -218,3 +242,16 @@ class StudyFolder:
         lines = said.decode("utf-8", errors="replace").splitlines()
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         return errors[-1] if errors else f"it ended without a word, with exit code {exit_code}"
+
+
+def _dropped(before: Design, now: Design, variants: Collection[str]) -> list[str]:
+    """What was declared of these variants and is not any more."""
+    kept = {variant.name: variant.seeds for variant in now.variants}
+    found = []
+    for variant in before.variants:
+        if variant.name in variants and variant.name not in kept:
+            found.append(variant.name)
+        elif variant.name in variants:
+            gone = [seed for seed in variant.seeds if seed not in kept[variant.name]]
+            found += [f"{variant.name}, seed {seed}" for seed in gone]
+    return found

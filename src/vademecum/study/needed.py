@@ -4,13 +4,16 @@ The numbers follow from the difference that was measured, taken for the true one
 measured. They are for 80 % power: 80 such studies in 100 would have come to a verdict.
 """
 
+import itertools
 import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from vademecum.evaluation.compare import ALPHA
 from vademecum.records import Record
 from vademecum.report.numbers import counted, score
+from vademecum.study.design import Design, declared_seeds
 from vademecum.study.effects import Effect, NoiseFloor
 from vademecum.study.records import BASELINE
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 POWER = 0.8
 MOST_SEEDS = 1000
 """Beyond this many there is no use in saying how many."""
+LONGEST_LIST = 8
+"""Seeds that are written out one by one."""
 
 
 class Needed(Record):
@@ -31,7 +36,9 @@ class Needed(Record):
     seeds: int | None
     """Of both variants and of the baseline, those that there are included; None: seeds alone would not do."""
     more_trials: int | None
-    """That these seeds ask for on top of what was run."""
+    """That the declaration has on top of the present one when these seeds are written into it."""
+    declare: str | None
+    """What to write: `baseline_seeds = [0, 1, 2], and seeds = [0, 1, 2] in the factor of optimizer=adafactor`."""
     seed_minutes: float | None
     """For these trials, by the mean minutes of a trial."""
     pairs: int | None
@@ -43,8 +50,49 @@ class Needed(Record):
     """The margin with which these data would have shown no real difference, had it been declared beforehand."""
 
 
-def find_needed(effect: Effect, noise: NoiseFloor, margin: float, claims: int, minutes: float) -> Needed:
-    """For an effect that led to no verdict; `claims` is their number in the study, `minutes` the mean of a trial.
+class Order(NamedTuple):
+    """A declaration with more seeds."""
+
+    trials: int
+    """That it adds."""
+    written: str
+
+
+def order_seeds(design: Design, variants: Collection[str], count: int) -> Order:
+    """As many seeds for the baseline and for these variants, by way of their factors: with those, what else is a level
+    of the same factor has them too. Seeds that are declared stay."""
+    study = design.study
+    named = {one.factors[0]: one.name for one in design.variants if one.name in variants and one.factors}
+    factors = [
+        factor.model_copy(update={"seeds": _filled(factor.seeds or study.seeds, count)}) if place in named else factor
+        for place, factor in enumerate(study.factors)
+    ]
+    seeds = _filled(study.baseline_seeds, count)
+    wider = study.model_copy(update={"baseline_seeds": seeds, "factors": tuple(factors)})
+    more = {one.name: len(declared_seeds(wider, one.factors)) - len(one.seeds) for one in design.variants}
+    written = [f"baseline_seeds = {_listed(seeds)}"] if more[BASELINE] else []
+    for place, name in named.items():
+        if more[name]:
+            written.append(f"seeds = {_listed(factors[place].seeds or ())} in the factor of {name}")
+    return Order(sum(more.values()), ", and ".join(written))
+
+
+def _filled(seeds: Sequence[int], count: int) -> tuple[int, ...]:
+    others = (seed for seed in range(count) if seed not in seeds)
+    return (*seeds, *itertools.islice(others, max(0, count - len(seeds))))
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    found = sorted(seeds)
+    long = len(found) > LONGEST_LIST and found == list(range(len(found)))
+    return f"[0, 1, …, {found[-1]}]" if long else str(found)
+
+
+def find_needed(
+    effect: Effect, noise: NoiseFloor, margin: float, claims: int, minutes: float, order: Callable[[int], Order]
+) -> Needed:
+    """For an effect that led to no verdict; `claims` is their number in the study, `minutes` the mean of a trial, and
+    `order` says what so many seeds take.
 
     To show a difference it must be (t_a + t_b) standard errors, where t_a is the quantile for 5 % over the number of
     claims (what Holm's method asks of the smallest p, so that it suffices for any) and t_b that for the power. To show
@@ -53,10 +101,10 @@ def find_needed(effect: Effect, noise: NoiseFloor, margin: float, claims: int, m
     it takes.
     """
     size = abs(effect.difference)
-    found = [_find(_Search(effect, noise, size, ALPHA / claims / 2, POWER), "difference", minutes)]
+    found = [_find(_Search(effect, noise, size, ALPHA / claims / 2, POWER), "difference", minutes, order)]
     if size < margin:
         search = _Search(effect, noise, margin - size, ALPHA, (1 + POWER) / 2)
-        found.append(_find(search, "no real difference", minutes))
+        found.append(_find(search, "no real difference", minutes, order))
     return min(found, key=_cost)
 
 
@@ -65,18 +113,24 @@ def _cost(needed: Needed) -> tuple[bool, float, float]:
     return needed.together, needed.seeds or math.inf, needed.pairs or math.inf
 
 
-def _find(search: "_Search", goal: Literal["difference", "no real difference"], minutes: float) -> Needed:
+def _find(
+    search: "_Search",
+    goal: Literal["difference", "no real difference"],
+    minutes: float,
+    order: Callable[[int], Order],
+) -> Needed:
     seeds, pairs = search.seeds(search.effect.sampling_error, search.reach), search.pairs()
     together = seeds is None and pairs is None
     if together:
         seeds, pairs = search.both()
-    more = None if seeds is None else search.more_trials(seeds)
+    ordered = None if seeds is None else order(seeds)
     low, high = search.effect.interval(1 - 2 * ALPHA)
     return Needed(
         goal=goal,
         seeds=seeds,
-        more_trials=more,
-        seed_minutes=None if more is None else more * minutes,
+        more_trials=ordered.trials if ordered else None,
+        declare=ordered.written if ordered else None,
+        seed_minutes=ordered.trials * minutes if ordered else None,
         pairs=pairs,
         together=together,
         margin=max(-low, high),
@@ -129,12 +183,6 @@ class _Search:
         pairs = self._pairs_for((self.reach / float(self.factor(np.array([freedom]))[0])) ** 2 / 2)
         return (None, None) if pairs is None else (seeds, pairs)
 
-    def more_trials(self, seeds: int) -> int:
-        """Of the two variants, and of the baseline where it is none of them."""
-        found = {self.effect.variant: self.effect.seeds, self.effect.against: self.effect.against_seeds}
-        found[BASELINE] = self.noise.seeds
-        return sum(max(0, seeds - have) for have in found.values())
-
     def _have(self) -> tuple[int, int, int]:
         return self.effect.seeds, self.effect.against_seeds, self.noise.seeds
 
@@ -149,9 +197,10 @@ def in_words(needed: Needed, margin: float, pair: str) -> str:
     aim = {"difference": "a difference of this size", "no real difference": "that there is no real difference"}
     ways = []
     if needed.seeds is not None and needed.more_trials is not None and needed.seed_minutes is not None:
+        written = f": {needed.declare}" if needed.declare else ""
         ways.append(
             f"{counted(needed.seeds, 'seed')} of each variant and of the baseline "
-            f"({counted(needed.more_trials, 'trial')} more, {_minutes(needed.seed_minutes)})"
+            f"({counted(needed.more_trials, 'trial')} more, {_minutes(needed.seed_minutes)}{written})"
         )
     if needed.pairs is not None:
         ways.append(f"{counted(needed.pairs, pair)} (in a study of its own)")

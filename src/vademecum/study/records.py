@@ -45,7 +45,7 @@ class TrialResult(Record):
     losses: tuple[tuple[int, float], ...]
     """Optimizer step, training loss per trained token."""
     validation: tuple[tuple[int, float], ...]
-    """Optimizer step, validation loss."""
+    """Optimizer step, validation loss; that of step 0 is the untrained model's."""
     metrics: dict[str, Estimate]
     """ROUGE of the tuned system with intervals over test pairs; empty unless completed."""
     minutes: float
@@ -53,9 +53,18 @@ class TrialResult(Record):
     peak_memory_bytes: int
 
     @property
+    def untrained_loss(self) -> float | None:
+        """Validation loss before the first step; none where it was not taken."""
+        return next((loss for step, loss in self.validation if step == 0), None)
+
+    @property
+    def ended_above(self) -> bool:
+        """Whether it completed with a higher loss than the untrained model has on the same validation pairs, at which
+        Wortsman et al. (https://arxiv.org/abs/2309.14322) cap the loss of a training that went wrong."""
+        before, after = self.untrained_loss, self.validation_loss
+        return self.status == "completed" and before is not None and after is not None and after > before
+
+    @property
     def diverged(self) -> bool:
-        """Whether a number was not finite, or training ended with a higher loss than it began with: that of the first
-        step is the untrained model's, at which Wortsman et al. (https://arxiv.org/abs/2309.14322) cap the loss of a
-        training that went wrong."""
-        ended_above = self.final_loss is not None and bool(self.losses) and self.final_loss > self.losses[0][1]
-        return self.status == "diverged" or (self.status == "completed" and ended_above)
+        """Whether a number was not finite, or training left the model worse on validation pairs than it was."""
+        return self.status == "diverged" or self.ended_above

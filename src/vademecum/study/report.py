@@ -11,7 +11,8 @@ from vademecum.report.document import Block, Command, Figure, Page, Points, Pros
 from vademecum.report.figures import Interval, forest_plot
 from vademecum.study import tables
 from vademecum.study.analysis import LevelEffects, StudyAnalysis
-from vademecum.study.declaration import StudyConfig
+from vademecum.study.claims import FEWEST_SEEN
+from vademecum.study.declaration import Factor, StudyConfig
 from vademecum.study.effects import VALIDATION_LOSS
 from vademecum.study.figures import Line, Spot, cost_against_quality, find_frontier, loss_curves
 from vademecum.study.records import BASELINE
@@ -42,6 +43,8 @@ class StudyMaterial:
     """What to type to make the study again."""
     remarks: tuple[str, ...] = ()
     """What else was decided on the way, such as warmup counts kept in proportion; one sentence each."""
+    late_seeds: tuple[str, ...] = ()
+    """Trials that were added to a variant after it had been judged: `baseline, seed 5`."""
 
 
 def render_study_markdown(analysis: StudyAnalysis, material: StudyMaterial) -> str:
@@ -95,7 +98,11 @@ def _claims(analysis: StudyAnalysis) -> Iterator[Block]:
     yield Prose(
         "Reproduced: p after Holm is below .05 and the interval lies on the claimed side of zero; contradicted: on the "
         "other side. No real difference: the 90 % interval lies within the margin. Everything else is not shown, which "
-        "is not the same as equal. The intervals include the variance between training seeds."
+        "is not the same as equal. The intervals include the variance between training seeds. That a variant diverges "
+        "is reproduced where all of its trials did, and contradicted where none did. Where one side of a comparison "
+        "has no scores because all of its trials diverged, and all of the other's completed, that decides. Either "
+        f"takes {FEWEST_SEEN} trials of each variant that it is about; neither has a p. No verdict is given before all "
+        "declared trials of both sides and of the baseline have ended."
     )
 
 
@@ -222,9 +229,9 @@ def _design(analysis: StudyAnalysis, material: StudyMaterial) -> Iterator[Block]
         ("design", design),
         ("baseline", config.baseline),
         ("set for all trials", ", ".join(config.set) or "nothing"),
-        *((factor.name, "; ".join(_level(level) for level in factor.levels)) for factor in config.factors),
+        *((factor.name, _levels(factor)) for factor in config.factors),
         ("seeds of the baseline", _listed(config.baseline_seeds)),
-        ("seeds of every other variant", _listed(config.seeds)),
+        ("seeds of the other variants", _listed(config.seeds)),
         (
             "train pairs",
             "all" if material.train_pairs is None else f"{material.train_pairs:,}, the same in every trial",
@@ -243,8 +250,9 @@ def _design(analysis: StudyAnalysis, material: StudyMaterial) -> Iterator[Block]
     yield Table(("library", "version"), tuple(material.versions.items()), text_columns=2)
 
 
-def _level(level: str | Sequence[str]) -> str:
-    return level if isinstance(level, str) else " and ".join(level)
+def _levels(factor: Factor) -> str:
+    levels = "; ".join(level if isinstance(level, str) else " and ".join(level) for level in factor.levels)
+    return levels if factor.seeds is None else f"{levels} (seeds {_listed(factor.seeds)})"
 
 
 def _listed(seeds: Sequence[int]) -> str:
@@ -253,20 +261,29 @@ def _listed(seeds: Sequence[int]) -> str:
 
 def _limits(analysis: StudyAnalysis, material: StudyMaterial) -> tuple[str, ...]:
     config = material.config
+    completed = sum(trial.variant == BASELINE and trial.status == "completed" for trial in analysis.trials)
     found = [
         "One corpus, one split, one set of test pairs and one base model: what is shown here is shown for them.",
-        f"The variance between seeds is that of the baseline ({numbers.counted(len(config.baseline_seeds), 'seed')}), "
-        "taken for every variant. A variant whose training is less steady has wider intervals than those given here.",
+        f"The variance between seeds is that of the baseline ({numbers.counted(completed, 'completed seed')}), taken "
+        "for every variant. A variant whose training is less steady has wider intervals than those given here.",
     ]
-    if len(config.seeds) == 1:
+    counts = Counter(trial.variant for trial in analysis.trials if trial.variant != BASELINE)
+    if single := [variant for variant, count in counts.items() if count == 1]:
+        some = single[0] if len(single) == 1 else f"Each of {', '.join(single)}"
+        who = "Every variant but the baseline" if len(single) == len(counts) else some
         found.append(
-            "Every variant but the baseline was trained with a single seed: how steady it is was not measured, and "
-            "that it diverged, or did not, was seen once."
+            f"{who} was trained with a single seed: how steady it is was not measured, and that it diverged, or did "
+            "not, was seen once."
         )
     if config.design == "one-factor":
         found.append("One factor at a time: how the factors work together was not measured.")
     if unequal := _left_out(analysis):
         found.append(f"{unequal} Only what completed is compared, which favours a variant that fails now and then.")
+    if material.late_seeds:
+        found.append(
+            f"Seeds were added after a verdict had been given ({'; '.join(material.late_seeds)}). Whoever adds seeds "
+            "until a claim is shown sees it shown too often, and p is not corrected for looking twice."
+        )
     found += [
         "No real difference is judged for each claim by itself, without a correction for their number; a margin that "
         "is chosen after the results are seen proves nothing.",

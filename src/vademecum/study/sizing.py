@@ -5,8 +5,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from vademecum.config import RunConfig
-from vademecum.config.sections import PositiveInt
+from vademecum.config.sections import ModelConfig, PositiveInt
 from vademecum.errors import ConfigError
 from vademecum.planning import Plan
 from vademecum.planning.plan import RESERVE_SHARE
@@ -18,6 +20,12 @@ STARTUP_SECONDS = 30.0
 FEWEST_PAIRS = 16
 OWN_STAGES = ("train", "predict/tuned")
 """What every trial does itself; the rest is done once for all."""
+SPEED = {
+    "model": tuple(ModelConfig.model_fields),
+    "train": ("max_length", "batching", "gradient_checkpointing"),
+    "generate": ("max_new_tokens",),
+}
+"""Section → settings that make a trial much faster or slower. The plan knows the baseline's speed alone."""
 
 
 class Sizing(Record):
@@ -32,7 +40,9 @@ class Sizing(Record):
     optimizer_steps: dict[str, int]
     """Variant → steps."""
     minutes: dict[str, float]
-    """Trial → what it is predicted to take alone."""
+    """Trial → what it is predicted to take alone; of those in `other_speed` at the baseline's speed."""
+    other_speed: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Variants whose time is not predicted → the settings that make their speed another than the baseline's."""
     lanes: int = 1
     """Trials that run side by side on this machine without slowing one another down."""
     shared_minutes: float
@@ -42,6 +52,12 @@ class Sizing(Record):
     def total_minutes(self) -> float:
         """Of the whole study, one trial after another."""
         return self.shared_minutes + sum(self.minutes.values())
+
+    @property
+    def caveat(self) -> str:
+        """What the minutes do not know, as a sentence; empty where they know all."""
+        named = "; ".join(f"{variant} ({', '.join(settings)})" for variant, settings in self.other_speed.items())
+        return named and f"Not predicted is the time of {named}: at the baseline's speed it stands in the minutes."
 
     def minutes_on(self, machines: int) -> float:
         """Of the whole study on so many machines like this one: what is shared, then each trial where a lane is free,
@@ -66,7 +82,10 @@ def size_study(design: Design, plan: Plan, lanes: int = 1, before: Sizing | None
     """
     pinned = _pinned(design.baseline, plan)
     trials = design.trials(before.overrides if before else pinned)
+    other_speed = _other_speed(trials)
     work = _Work.of(design.baseline, plan)
+    if before is None:
+        _check_speed(design, other_speed)
     if before:
         pairs = before.train_pairs
     else:
@@ -82,6 +101,7 @@ def size_study(design: Design, plan: Plan, lanes: int = 1, before: Sizing | None
         warmup_steps=warmups,
         optimizer_steps=steps,
         minutes={name: value / 60 for name, value in seconds.items()},
+        other_speed=other_speed,
         lanes=lanes,
         shared_minutes=work.shared_seconds / 60,
     )
@@ -151,14 +171,45 @@ class _Work:
         return STARTUP_SECONDS + max(0.0, beside) + plan.predicted_seconds.get("predict/tuned", 0.0) + training
 
 
+def _other_speed(trials: Sequence[Trial]) -> dict[str, tuple[str, ...]]:
+    """Variant → in which settings of SPEED it differs from the baseline, whose trials come first."""
+    baseline, found = trials[0].config, {}
+    for trial in trials:
+        differing = tuple(
+            f"{section}.{key}"
+            for section, keys in SPEED.items()
+            for key in keys
+            if getattr(getattr(trial.config, section), key) != getattr(getattr(baseline, section), key)
+        )
+        if differing:
+            found[trial.variant] = differing
+    return found
+
+
+def _check_speed(design: Design, other_speed: dict[str, tuple[str, ...]]) -> None:
+    """Refuse to promise minutes of which a part is not known."""
+    if other_speed and design.study.minutes is not None:
+        variant, settings = next(iter(other_speed.items()))
+        raise ConfigError(
+            f"minutes = {design.study.minutes:g} cannot be kept: the plan measures the baseline's speed, and {variant} "
+            f"has another, by {', '.join(settings)}",
+            hint="leave minutes unset and give train.max_pairs or train.max_steps in `set`, for all; or make a study "
+            "of those variants, with one of them as its baseline",
+        )
+
+
 def _affordable_pairs(design: Design, work: _Work, trials: Sequence[Trial], lanes: int) -> int | None:
     """The largest subset for which the study ends in time; None where all pairs do."""
     if design.study.minutes is None:
         return None
     # A waiting lane at the end: the last trials do not end together.
     available = design.study.minutes * 60 * (1 - RESERVE_SHARE) - work.shared_seconds
-    fixed = sum(work.seconds(trial.config, 0) for trial in trials) / lanes
-    per_pair = sum(trial.config.train.num_train_epochs for trial in trials) * work.seconds_per_pair / lanes
+    fixed = sum(work.seconds(trial.config, trial.config.train.max_steps or 0) for trial in trials) / lanes
+    # Where the steps are given, the number of pairs changes nothing.
+    passes = sum(trial.config.train.num_train_epochs for trial in trials if trial.config.train.max_steps is None)
+    if not passes:
+        return None
+    per_pair = passes * work.seconds_per_pair / lanes
     pairs = int((available - fixed) / per_pair)
     if pairs < FEWEST_PAIRS:
         enough = (fixed + FEWEST_PAIRS * per_pair + work.shared_seconds) / 60 / (1 - RESERVE_SHARE)
@@ -177,8 +228,8 @@ def _check_minutes(design: Design, seconds: float, pairs: int) -> None:
     if minutes is not None and seconds > minutes * 60:
         raise ConfigError(
             f"with {pairs} train pairs per trial the study takes {seconds / 60:.0f} minutes, and minutes = {minutes:g}",
-            hint="leave train.max_pairs unset, so that the subset follows from the minutes, or lower it; or cut "
-            "baseline_seeds, then levels",
+            hint="leave train.max_pairs and train.max_steps unset, so that the subset follows from the minutes, or "
+            "lower them; or cut baseline_seeds, then levels",
         )
 
 

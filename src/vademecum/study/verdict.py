@@ -2,13 +2,14 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
 from vademecum.errors import RunError
 from vademecum.planning import Plan
 from vademecum.report import base_in_words, file_name
 from vademecum.study.analysis import StudyAnalysis, analyse
 from vademecum.study.declaration import StudyConfig
-from vademecum.study.design import Design, Trial
+from vademecum.study.design import Design, Trial, without_path
 from vademecum.study.effects import Measurements
 from vademecum.study.folder import StudyFolder
 from vademecum.study.latex import render_study_latex
@@ -38,7 +39,8 @@ def judge(design: Design, trials: Sequence[Trial], sizing: Sizing, folder: Study
         design.baseline.evaluate,
         _same(trials),
     )
-    material = _material(design, trials, sizing, folder)
+    late = folder.enter_judged(design, {trial.variant for trial in trials if trial.name not in found})
+    material = replace(_material(design, trials, sizing, folder), late_seeds=tuple(late))
     folder.files.write_json("study.json", analysis.model_dump(mode="json"))
     folder.files.write_text("study.md", render_study_markdown(analysis, material))
     folder.files.write_text("study.html", render_study_html(analysis, material))
@@ -89,17 +91,12 @@ def _without_paths(study: StudyConfig) -> StudyConfig:
     factors = []
     for factor in study.factors:
         levels = ((level,) if isinstance(level, str) else level for level in factor.levels)
-        shown = tuple(tuple(map(_without_path, level)) for level in levels)
+        shown = tuple(tuple(map(without_path, level)) for level in levels)
         factors.append(factor.model_copy(update={"levels": shown}))
     return study.model_copy(
         update={
             "baseline": file_name(study.baseline),
-            "set": tuple(map(_without_path, study.set)),
+            "set": tuple(map(without_path, study.set)),
             "factors": tuple(factors),
         }
     )
-
-
-def _without_path(override: str) -> str:
-    name, _, value = override.partition("=")
-    return f"{name}={file_name(value)}" if name.strip() in ("corpus.source", "model.name") else override

@@ -35,14 +35,24 @@ def compared(effect: Effect) -> str:
     return f"{called(effect.variant)} scores {size} {direction} than {called(effect.against)} in {where}"
 
 
-def behind(effect: Effect, p_holm: float) -> str:
-    """The numbers behind a difference, for brackets."""
-    p = numbers.p_value(p_holm)
+def subtracted(effect: Effect, p_holm: float | None) -> str:
+    """One minus the other, with the numbers behind it."""
+    return (
+        f"{called(effect.variant)} minus {called(effect.against)} in {metric_name(effect.metric)} is "
+        f"{numbers.difference(effect.difference)} ({behind(effect, p_holm)})"
+    )
+
+
+def behind(effect: Effect, p_holm: float | None) -> str:
+    """The numbers behind a difference, for brackets; without p where it is not tested."""
+    tail = ""
+    if p_holm is not None:
+        p = numbers.p_value(p_holm)
+        tail = f", p {p if p.startswith('<') else f'= {p}'} after Holm"
     tested = f"{numbers.counted(effect.n, pair_name(effect.metric))} in {numbers.counted(effect.groups, 'group')}"
     return (
         f"{numbers.level(effect.level)} interval {numbers.difference(effect.low)} to "
-        f"{numbers.difference(effect.high)}, {tested}, {seeds_against(effect.seeds, effect.against_seeds)}, "
-        f"p {p if p.startswith('<') else f'= {p}'} after Holm"
+        f"{numbers.difference(effect.high)}, {tested}, {seeds_against(effect.seeds, effect.against_seeds)}{tail}"
     )
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 StepReport = Callable[[dict[str, Any]], None]
 """Receives the row of every optimizer step, before a checkpoint of that step is written."""
 REPORTED = ("loss", "learning_rate", "grad_norm", "real_tokens", "slots", "examples")
+UNTRAINED = {"step": 0, "real_tokens": 0, "slots": 0, "examples": 0}
+"""The row of what is validated before the first step."""
 MAX_SKIPPED_STEPS = 20
 """float16 skips a step while its loss scale is too high; halved from 2**16, it is below 1 after fewer than this."""
 
@@ -62,11 +64,13 @@ class StepRows:
         else:
             self._report(row)
 
-    def add_validation(self, losses: Sequence[ExampleLoss]) -> float:
-        """Complete the row that was held back, with the losses of all validation rows, and report it; their mean."""
-        loss, (row, self._held) = per_token(losses), (self._held, None)
+    def add_validation(self, step: int, losses: Sequence[ExampleLoss]) -> float:
+        """Complete the row that was held back with the losses of all validation rows, and report it; their mean. Of the
+        untrained model, `step` 0, that is all there is."""
+        loss, row = per_token(losses), self._held if step else UNTRAINED
+        self._held = None
         if row is not None:
-            _refuse_infinite("validation loss", loss, row["step"])
+            _refuse_infinite("validation loss", loss, step)
             self._report({**row, "validation_loss": loss, "validation_rows": [one._asdict() for one in losses]})
         return loss
 
@@ -164,7 +168,8 @@ def _layout_trainer() -> Any:  # noqa: ANN401  untyped base
         def evaluate(self, *_: object, **__: object) -> dict[str, float]:
             data = self.data
             losses = example_losses(self.model, data.validation, data.pad_id, data.layout.worst_tokens)
-            loss = self.rows.add_validation(losses)
+            loss = self.rows.add_validation(self.state.global_step, losses)
+            self.control.should_evaluate = False  # else the end of the epoch would evaluate the last step again
             self.log({"eval_loss": loss})
             return {"eval_loss": loss}
 

@@ -32,7 +32,7 @@ class TrainingData:
     save_steps: int
     """Optimizer steps between checkpoints; the last step is always one."""
     eval_steps: int
-    """Optimizer steps between validation losses; the last step always has one."""
+    """Optimizer steps between validation losses; the untrained model and the last step always have one."""
     memory_limit_bytes: int | None = None
     """What the process may hold on a CPU; above it, micro-batches are halved. None: no limit."""
     time_limit_seconds: float | None = None
@@ -60,7 +60,7 @@ class TrainingSink(Protocol):
         """Asked after every micro-batch."""
 
     def done(self) -> int:
-        """How many steps, from the first on, have their row; no checkpoint of a later one is gone on from."""
+        """How many steps, from 1 on, have their row; no checkpoint of a later one is gone on from."""
 
     def seconds(self) -> float:
         """How long this training has worked so far, all sittings together, on a clock that only goes forward."""
@@ -75,15 +75,16 @@ class TrainingSink(Protocol):
         """Something that the user should know."""
 
     def truncate(self, step: int) -> None:
-        """Forget the rows and timings of steps after `step`: called before training starts or goes on, with 0 for
-        afresh."""
+        """Forget the rows and timings of steps after `step`: called before training goes on, and with -1, which leaves
+        nothing, before it starts."""
 
     def step(self, row: dict[str, Any]) -> None:
         """One optimizer step, in order: `step` (from 1), `loss` (per trained token, before the step),
         `learning_rate`, `grad_norm` (before clipping; none where float16's loss scale was found too high and the
         step was skipped), `real_tokens`, `slots`, `examples`, and where they were taken (after the step)
-        `validation_loss` and `validation_rows`, which says `id`, `nats` and `tokens` of each. The same training on the
-        same machine gives the same rows, however often it was interrupted."""
+        `validation_loss` and `validation_rows`, which says `id`, `nats` and `tokens` of each. Before all of them, where
+        there are validation rows, comes what the untrained model makes of these, as `step` 0 with nothing counted. The
+        same training on the same machine gives the same rows, however often it was interrupted."""
 
     def timing(self, row: dict[str, Any]) -> None:
         """The clock at the end of a step: `step` and `seconds`, as `seconds()` tells them."""
@@ -105,7 +106,7 @@ class TrainingSummary(Record):
     final_loss: float | None
     """Mean over the last tenth of the steps; none where the first step diverged."""
     validation_loss: float | None
-    """The last that was taken; none without validation rows."""
+    """The last that was taken after a step; none without validation rows."""
     status: TrainingStatus
     remark: str = ""
     """What was found, where it is not completed."""

@@ -165,6 +165,8 @@ def _check(adapters: SharedAdapters, members: Sequence[Member]) -> None:
 
 def _train(adapters: SharedAdapters, courses: Sequence[Course], folder: Path, sharing: Sharing, rounds: int) -> None:
     """Round after round, from the `rounds` that are done."""
+    if not rounds:
+        _validate(adapters, courses)
     while active := [course for course in courses if course.active]:
         _heed(courses, folder, rounds)
         shapes = [course.shape() for course in active]
@@ -219,6 +221,14 @@ def _finish_steps(adapters: SharedAdapters, courses: Sequence[Course]) -> None:
     losses, grad_norms = torch.stack([torch.stack([one.loss for one in courses]), torch.stack(norms)]).tolist()
     for course, loss, grad_norm in zip(courses, losses, grad_norms, strict=True):
         course.update(loss, grad_norm)
+    _validate(adapters, courses)
+
+
+def _validate(adapters: SharedAdapters, courses: Sequence[Course]) -> None:
+    """Take the validation losses of those whose turn it is."""
+    import torch
+
+    for course in courses:
         if not course.remark and course.is_validated:
             data = course.member.data
             adapters.rows = Rows(torch.tensor([course.number], device=data.device))
@@ -281,5 +291,5 @@ def _resume(courses: Sequence[Course], folder: Path) -> int:
         for course, state in zip(courses, states, strict=True):
             course.load(state)
     for course in courses:
-        course.member.sink.truncate(course.step)
+        course.member.sink.truncate(course.step if checkpoint else -1)  # with a step 0 that is not done yet
     return step_of(checkpoint) if checkpoint else 0

@@ -121,19 +121,19 @@ class Course:
 
     @property
     def is_validated(self) -> bool:
-        """Whether the step that was finished last has a validation loss."""
+        """Whether the step that was finished last has a validation loss; step 0 is the untrained model."""
         data = self.member.data
         return bool(data.validation) and (self.step % data.eval_steps == 0 or self.step == self._layout.steps)
 
     def validated(self, losses: Sequence[ExampleLoss]) -> None:
         """Report the step that was finished last, with the losses of its validation rows."""
         try:
-            self._rows.add_validation(losses)
+            self._rows.add_validation(self.step, losses)
         except DivergedError as error:
             self._end(error)
 
     def _end(self, error: DivergedError) -> None:
-        self.step, self.remark = self.step - 1, error.message
+        self.step, self.remark = max(0, self.step - 1), error.message
 
     def _report(self, row: dict[str, Any]) -> None:
         sink = self.member.sink
@@ -176,5 +176,6 @@ class Course:
         remark = self.remark
         if not remark:
             status, remark = judge(self._adapters.put_in(self.number), self.member.data)
-        validations = [{"eval_loss": row["validation_loss"]} for row in self._reported if "validation_loss" in row]
+        rows = [row for row in self._reported if "validation_loss" in row]
+        validations = [{"eval_loss": row["validation_loss"], "step": row["step"]} for row in rows]
         return summarise([*self._reported, *validations], self.member.sink, status, remark)

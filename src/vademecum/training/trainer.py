@@ -98,7 +98,7 @@ def _attempt(
 
     def find_start() -> Path | None:
         checkpoint = newest_checkpoint(sink.checkpoints, sink.done(), sink.say)
-        sink.truncate(step_of(checkpoint) if checkpoint else 0)
+        sink.truncate(step_of(checkpoint) if checkpoint else -1)
         return checkpoint
 
     checkpoint = data.ranks.agree(find_start)
@@ -111,6 +111,7 @@ def _attempt(
     with unwrapped_after(model), PeakMemory():
         fuse_adapters(model)
         arguments = training_arguments(config, data, sink.checkpoints, seed)
+        arguments.eval_on_start = bool(data.validation) and checkpoint is None
         trainer = build_trainer(model, tokenizer, data, arguments, report)
         if trainer.accelerator.num_processes != data.ranks.size:  # each would train a part of the rows alone
             raise RunError(
@@ -148,7 +149,7 @@ def summarise(
     """What a training came to, from what was logged of its steps (`loss`) and validations (`eval_loss`)."""
     finished, seconds = sink.done(), sink.seconds()
     steps = [entry for entry in history if "loss" in entry and entry["step"] <= finished]
-    validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry and entry["step"]]
     real_tokens, slots = (sum(entry[name] for entry in steps) for name in ("real_tokens", "slots"))
     last = [entry["loss"] for entry in steps[-max(1, len(steps) // 10) :]]
     return TrainingSummary(
