@@ -105,6 +105,21 @@ def test_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
         assert sorted(file.name for file in tmp_path.rglob("*.part")) == ["kept.part"]
 
 
+def test_whoever_locks_a_folder_leaves_alone_what_another_writes_in_a_locked_one_below(tmp_path: Path) -> None:
+    """`vade study` is started while `vade trial` works on one of its trials."""
+    study = Run.create(tmp_path)
+    trial = Run.create(tmp_path / "trials" / "one")
+    half = trial.path / "scores" / ".tuned.jsonl.x.part"
+    half.parent.mkdir()
+    with trial.lock():
+        half.write_text("half", encoding="utf-8")
+        with study.lock():
+            pass
+        assert half.is_file()
+    with trial.lock():  # whose writer was killed after all
+        assert not half.exists()
+
+
 def test_a_growing_file_that_is_damaged_is_named(tmp_path: Path) -> None:
     run = Run.create(tmp_path)
     with pytest.raises(RunError, match=r"training\.jsonl is missing or damaged"):

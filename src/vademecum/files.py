@@ -13,6 +13,8 @@ from typing import Any
 CHUNK_BYTES = 1 << 20
 UNFINISHED = ".part"
 """Ends the names of files that are being written."""
+LOCK = ".lock"
+"""In a folder whose files one process at a time may write."""
 
 
 @contextmanager
@@ -68,9 +70,15 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what writers that were killed have left in a folder and below."""
-    for file in folder.rglob(f".*{UNFINISHED}"):
-        file.unlink(missing_ok=True)
+    """Remove what writers that were killed have left in a folder and below.
+
+    A folder below that has a lock of its own is left to whoever holds it next: its writer may be at work.
+    """
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not Path(place, name, LOCK).exists()]
+        for name in files:
+            if name.startswith(".") and name.endswith(UNFINISHED):
+                Path(place, name).unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  any JSON value

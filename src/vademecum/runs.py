@@ -20,7 +20,16 @@ from pydantic import ValidationError
 
 from vademecum.config import RunConfig
 from vademecum.errors import InputError, RunError
-from vademecum.files import digest_path, digest_value, link_or_copy, naming, remove_unfinished, write_json, write_whole
+from vademecum.files import (
+    LOCK,
+    digest_path,
+    digest_value,
+    link_or_copy,
+    naming,
+    remove_unfinished,
+    write_json,
+    write_whole,
+)
 from vademecum.records import Record
 
 RecordType = TypeVar("RecordType", bound=Record)
@@ -85,7 +94,7 @@ class Run:
         Raises:
             RunError: another process holds it.
         """
-        file = self.path / ".lock"
+        file = self.path / LOCK
         with file.open("a+", encoding="utf-8") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

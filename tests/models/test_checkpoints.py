@@ -91,7 +91,7 @@ def test_a_missing_bitsandbytes_names_the_extra(tiny_checkpoint: Path, monkeypat
     with pytest.raises(InputError) as caught:
         load_base(tiny_checkpoint, ModelConfig(quantization="nf4"), dtype="float32", device="cpu")
     assert "'nf4'" in caught.value.message
-    assert "pip install 'vademecum[quantized]'" in caught.value.hint
+    assert "pip install '.[quantized]' in the checkout" in caught.value.hint
 
 
 @pytest.mark.parametrize(("unknown", "pads_with"), [("<|endoftext|>", "<|endoftext|>"), (None, "<|im_end|>")])

@@ -12,7 +12,7 @@ from vademecum.config import RunConfig, load_config
 from vademecum.errors import ConfigError, StaleError
 from vademecum.runs import Run
 from vademecum.stages import road as road_module
-from vademecum.stages.road import Road, Stage, walk
+from vademecum.stages.road import Road, Stage, seconds_spent, walk
 
 
 def copies(target: str, source: str | None, setting: Callable[[RunConfig], object]) -> Callable[[Road, Path], None]:
@@ -151,3 +151,19 @@ def test_damaged_work_is_not_taken_over(tmp_path: Path) -> None:
     listener = Listener()
     walk(Road(Run.create(tmp_path / "b"), load_config("demo"), listener, reuse=Run.open(tmp_path / "first")), STAGES)
     assert listener.worked == ["train"]
+
+
+def test_what_a_run_took_counts_every_sitting_and_nothing_that_another_did(tmp_path: Path) -> None:
+    shared, run = Run.create(tmp_path / "shared"), Run.create(tmp_path / "run")
+    walk(Road(shared, load_config("demo"), Listener()), STAGES, until="prepare")
+    road = Road(run, load_config("demo"), Listener(), reuse=shared)
+    broken = Stage("score/a", (), ("adapter",), ("scores",), lambda road, folder: 1 / 0)  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError):
+        walk(road, [*STAGES[:2], broken])
+    kept = run.read_json("work/score/a/seconds.json")
+    assert kept > 0
+    assert seconds_spent(run, shared) == run.entries()["train"].seconds + kept
+    walk(road, STAGES)
+    entries = run.entries()
+    assert seconds_spent(run, shared) == entries["train"].seconds + entries["score/a"].seconds
+    assert seconds_spent(run) == sum(entry.seconds for entry in entries.values())

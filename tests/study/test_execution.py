@@ -15,10 +15,8 @@ from tests.listener import Listener, go
 
 from vademecum.config import load_config
 from vademecum.errors import InputError, StaleError
-from vademecum.planning import Plan
 from vademecum.study import Setting, StudyConfig, load_study, make_executor, run_study, trial_run
 from vademecum.study.design import lay_out_design
-from vademecum.study.execution import share_groups, sharing_pays, why_alone
 from vademecum.study.folder import StudyFolder
 
 TINY = (
@@ -110,6 +108,21 @@ def test_a_finished_study_is_only_judged_again(finished: Path, tiny_checkpoint: 
     _, listener = work(tiny_study(tiny_checkpoint, **SMALL), finished)
     assert "trials" not in listener.worked
     assert (finished / "study.json").read_bytes() == before
+
+
+def test_a_finished_trial_whose_file_was_cut_is_healed_by_the_same_command(
+    finished: Path, tiny_checkpoint: Path
+) -> None:
+    before = json.loads((finished / "study.json").read_text(encoding="utf-8"))
+    trial = finished / "trials" / "baseline-seed1"
+    scores, trained = trial / "scores" / "tuned.jsonl", (trial / "training.json").stat().st_mtime_ns
+    whole = scores.read_bytes()
+    scores.write_bytes(whole[: len(whole) // 2])
+    found, listener = work(tiny_study(tiny_checkpoint, **SMALL), finished)
+    assert "baseline-seed1: completed" in listener.said
+    assert scores.read_bytes() == whole
+    assert found["claims"] == before["claims"]
+    assert (trial / "training.json").stat().st_mtime_ns == trained  # no more than the scores was made anew
 
 
 LATE = {"name": "it diverges", "variant": "learning rate=5e-3", "direction": "diverges"}
@@ -222,28 +235,6 @@ def test_trials_that_diverge_or_fail_are_results_and_failed_ones_are_tried_again
         assert "its trial.log says why" in rows["wrong=no_such_optimizer-seed0"]["remark"]
         log = (failed / "trial.log").read_text(encoding="utf-8")
         assert log.count("error: ") == tries
-
-
-@pytest.mark.parametrize(
-    ("device", "tokens", "pays"), [("cpu", 10, False), ("cuda", 500, True), ("cuda", 16_000, False), ("mps", 500, True)]
-)
-def test_sharing_a_base_pays_where_launching_takes_longer_than_running(device: str, tokens: int, pays: bool) -> None:
-    assert sharing_pays(Plan.model_construct(device=device, micro_batch_tokens=tokens)) is pays
-
-
-def test_why_trials_are_not_trained_together_is_said(tiny_checkpoint: Path) -> None:
-    def reason(*more: str) -> str:
-        return why_alone(lay_out_design(tiny_study(tiny_checkpoint, *more, **SMALL)).trials())
-
-    assert "lora_dropout is 0.1" in reason("lora.lora_dropout=0.1")
-    assert "gradient_checkpointing is on" in reason("train.gradient_checkpointing=true")
-
-
-def test_trials_that_share_a_base_are_grouped_sixteen_at_most(tiny_checkpoint: Path) -> None:
-    trials = lay_out_design(tiny_study(tiny_checkpoint, **(SMALL | {"baseline_seeds": tuple(range(17))}))).trials()
-    groups = share_groups(trials)
-    assert [len(names) for names in groups] == [16, 2]
-    assert sorted(name for names in groups for name in names) == sorted(trial.name for trial in trials)
 
 
 def test_another_sizing_asks_for_another_directory(finished: Path, tiny_checkpoint: Path) -> None:

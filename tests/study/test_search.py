@@ -13,7 +13,9 @@ from vademecum.errors import ConfigError, StaleError, StoppedError
 from vademecum.runs import Run
 from vademecum.stopping import Stop
 from vademecum.study import SearchConfig, Setting, load_search, make_executor
+from vademecum.study.folder import StudyFolder
 from vademecum.study.search import SearchResult, run_search
+from vademecum.study.storage import open_optuna
 
 RATES = {"setting": "train.learning_rate", "low": 1e-4, "high": 1e-1, "log": True}
 
@@ -99,6 +101,36 @@ def test_a_trial_in_the_worse_half_is_ended_early(tiny_checkpoint: Path, tmp_pat
     assert all(steps[row.name] < 12 for row in pruned)
     assert all(steps[row.name] == 12 for row in found.trials if row not in pruned)
     assert found.settings["train.learning_rate"] == 3e-2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_minutes_are_those_of_all_sittings(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = tiny_search(tiny_checkpoint)
+    with pytest.raises(StoppedError):
+        work(config, tmp_path / "s", StopsAfter(1))
+    baseline = Run.open(tmp_path / "s" / "trials" / "baseline")
+    hours = baseline.entries()["train"].model_copy(update={"seconds": 7200.0})
+    baseline.complete("train", hours)
+    found = work(config.model_copy(update={"minutes": 120.0}), tmp_path / "s")
+    assert len(found.trials) == 2  # the baseline and the trial of the first sitting
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_what_diverged_is_learnt_from_and_what_crashed_is_not(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    optimizers = {"setting": "train.optim", "choices": ("adamw_torch", "no_such_optimizer")}
+    over = ({"setting": "train.learning_rate", "choices": (1e30,)}, optimizers)
+    config = tiny_search(tiny_checkpoint, over=over)
+    found = work(config, tmp_path / "s")
+    ends = {row.settings["train.optim"]: row.status for row in found.trials if row.settings}
+    assert ends == {"adamw_torch": "diverged", "no_such_optimizer": "failed"}
+    told = {
+        one.params["train.optim"]: one.state.name for one in open_optuna(config, StudyFolder(tmp_path / "s")).trials
+    }
+    assert told == {"adamw_torch": "PRUNED", "no_such_optimizer": "FAIL"}
+    assert found.best == "baseline"
+    assert not found.comparisons
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,36 @@ def test_broken_off_and_resumed_equals_uninterrupted(
     assert len(list((tmp_path / "broken").glob("checkpoint-*"))) == 2
 
 
+@pytest.mark.parametrize("left", [(0, 1), (2,), (3, 0)])
+def test_the_members_that_are_left_go_on_from_where_all_were(base: Base, tmp_path: Path, left: tuple[int, ...]) -> None:
+    kept, members = three(tmp_path)
+    together(base(), members, tmp_path / "whole")
+    broken, members = three(tmp_path)
+    broken[3].stop = Countdown(4)
+    with pytest.raises(StoppedError):
+        together(base(), members, tmp_path / "broken")
+    broken[3].stop = Stop()
+    times = [list(broken[number].times) for number in left]
+    assert all(times)
+    together(base(), [members[number] for number in left], tmp_path / "broken")
+    for number, before in zip(left, times, strict=True):
+        assert broken[number].times[: len(before)] == before  # these steps were not done again
+        losses = [row["loss"] for row in kept[number].rows]
+        assert [row["loss"] for row in broken[number].rows] == pytest.approx(losses, abs=1e-4)
+
+
+def test_members_that_are_alike_do_not_come_into_one_another_s_way(base: Base, tmp_path: Path) -> None:
+    whole, broken = ([Memory(tmp_path) for _ in range(2)] for _ in range(2))
+    together(base(), [member(sink, 0) for sink in whole], tmp_path / "whole")
+    members = [member(sink, 0) for sink in broken]
+    broken[0].stop = Countdown(4)
+    with pytest.raises(StoppedError):
+        together(base(), members, tmp_path / "broken")
+    broken[0].stop = Stop()
+    together(base(), members, tmp_path / "broken")
+    assert [sink.rows for sink in broken] == [sink.rows for sink in whole]
+
+
 def test_finished_members_are_not_trained_again(base: Base, tmp_path: Path) -> None:
     _, members = three(tmp_path)
     _, ends = together(base(), members, tmp_path / "together")

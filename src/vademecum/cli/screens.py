@@ -301,7 +301,7 @@ def show_search(found: "SearchResult", folder: Path) -> None:
         table.add_row(row.name, settings, row.status, loss)
     console.print(table)
     if not found.comparisons:
-        console.print("No settings had a lower validation loss than the baseline's.")
+        console.print(_why_the_baseline(found))
     for comparison in found.comparisons:
         console.print(Text(_sentence(comparison)))
     if found.comparisons:
@@ -309,6 +309,17 @@ def show_search(found: "SearchResult", folder: Path) -> None:
             "One training against one: another seed may do better or worse; `vade study` measures by how much."
         )
     console.print(f"\nThe best configuration: {folder / 'best.json'}   {NOT_ADVICE}", soft_wrap=True)
+
+
+def _why_the_baseline(found: "SearchResult") -> str:
+    """Why a search has found nothing better."""
+    ended = Counter(row.status for row in found.trials if row.settings)
+    if not ended:
+        return "No settings were tried: the minutes leave no time for a trial."
+    if "completed" not in ended:
+        ends = ", ".join(f"{count} {status}" for status, count in ended.items())
+        return f"No trial completed its training ({ends}), so the settings could not be judged."
+    return "No settings had a lower validation loss than the baseline's."
 
 
 def show_comparison(rows: Sequence[Comparison], run_a: Path, run_b: Path, system: str) -> None:

@@ -248,7 +248,7 @@ def _quantization(config: ModelConfig, dtype: str) -> Any:  # noqa: ANN401  Bits
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
             f"model.quantization = {config.quantization!r} needs the package bitsandbytes, which is not installed.",
-            hint="pip install 'vademecum[quantized]', or set model.quantization to 'none'.",
+            hint="pip install '.[quantized]' in the checkout, or set model.quantization to 'none'.",
         )
     if config.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)

@@ -10,9 +10,9 @@ from vademecum.runs import Run
 from vademecum.stages.answer import decoding_stage, predict_stage
 from vademecum.stages.plan import PLAN, forecast
 from vademecum.stages.prepare import PREPARE, prepare
-from vademecum.stages.road import Observer, Road, Silence, Stage, walk
+from vademecum.stages.road import Observer, Road, Silence, Stage, seconds_spent, walk
 from vademecum.stages.sizing import too_few_groups
-from vademecum.stages.together import train_runs_together
+from vademecum.stages.together import is_begun_alone, train_runs_together
 from vademecum.stages.train import TRAIN, check_trained, help_train
 from vademecum.stages.verdict import compare_runs, render_again, report_stage, score_stage
 
@@ -23,9 +23,11 @@ __all__ = [
     "Stage",
     "compare_runs",
     "forecast_run",
+    "is_begun_alone",
     "render_again",
     "run_road",
     "run_shared",
+    "seconds_spent",
     "stages_of",
     "too_few_groups",
     "train_runs_together",

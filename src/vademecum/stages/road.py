@@ -19,6 +19,8 @@ from vademecum.training import ALONE, Ranks
 
 CLOCK_SECONDS = 5.0
 """So much of a stage's time is lost at most when it is killed, and what it does between two words of progress."""
+SECONDS = "seconds.json"
+"""In the folder of a stage's unfinished work: what it took so far."""
 
 
 class Observer(Protocol):
@@ -159,7 +161,7 @@ def _perform(road: Road, stage: Stage, inputs: dict[str, str]) -> None:
     road.run.write_config(road.config)
     folder = road.run.workspace(stage.name, inputs)
     release_memory()  # what the stage before has left would count as this one's
-    clock = _Clock(folder / "seconds.json", road.observer)
+    clock = _Clock(folder / SECONDS, road.observer)
     try:
         with PeakMemory() as memory:
             stage.work(replace(road, observer=clock), folder)
@@ -205,6 +207,15 @@ class _Clock:
     def say(self, text: str) -> None:
         """Pass it on."""
         self._observer.say(text)
+
+
+def seconds_spent(run: Run, shared: Run | None = None) -> float:
+    """Wall time of a run's stages, all sittings together, with those that are not finished; what it took over from
+    `shared` is not its own."""
+    taken = shared.entries() if shared else {}
+    own = [entry.seconds for name, entry in run.entries().items() if entry != taken.get(name)]
+    unfinished = [float(file.read_text(encoding="utf-8")) for file in run.file("work").rglob(SECONDS)]
+    return sum(own) + sum(unfinished)
 
 
 def finish(road: Road, stage: Stage, inputs: dict[str, str], seconds: float, peak_bytes: int) -> None:

@@ -9,6 +9,7 @@ from vademecum.errors import ConfigError
 from vademecum.hardware import PeakMemory
 from vademecum.planning import Plan
 from vademecum.planning.choice import HOST_SLOTS, MEMORY_MARGIN
+from vademecum.runs import Run
 from vademecum.stages.road import Road, finish
 from vademecum.stages.train import TRAIN, Prepared, RunSink, prepare_training, publish
 from vademecum.training import Member, SharedAdapters, Sharing, can_share, train_together
@@ -17,7 +18,8 @@ from vademecum.training import Member, SharedAdapters, Sharing, can_share, train
 def train_runs_together(roads: Sequence[Road], checkpoints: Path) -> None:
     """Train the adapters of planned runs whose training is not finished; `checkpoints` is a folder for all of them.
 
-    The same call goes on where it was stopped. Each run's seconds are its share of the time that all took.
+    One that was begun alone is left to go on alone, for its own checkpoints may be further than those of all. The same
+    call goes on where it was stopped. Each run's seconds are its share of the time that all took.
 
     Raises:
         ConfigError: they cannot share a base and come to what they come to alone.
@@ -29,10 +31,17 @@ def train_runs_together(roads: Sequence[Road], checkpoints: Path) -> None:
             locks.enter_context(road.run.lock())
         inputs = [TRAIN.inputs(road) for road in roads]
         waiting = [
-            (road, read) for road, read in zip(roads, inputs, strict=True) if not road.run.is_current(TRAIN.name, read)
+            (road, read)
+            for road, read in zip(roads, inputs, strict=True)
+            if not (road.run.is_current(TRAIN.name, read) or is_begun_alone(road.run))
         ]
         if waiting:
             _train([road for road, _ in waiting], [read for _, read in waiting], checkpoints)
+
+
+def is_begun_alone(run: Run) -> bool:
+    """Whether a training that is not finished has checkpoints of its own."""
+    return any((run.path / "work" / TRAIN.name / "checkpoints").glob("checkpoint-*"))
 
 
 def _train(roads: Sequence[Road], inputs: Sequence[dict[str, str]], checkpoints: Path) -> None:

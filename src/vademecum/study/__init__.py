@@ -2,8 +2,9 @@
 (`executors`), and what they say together (`analysis`, `report`)."""
 
 from vademecum.study.declaration import SearchConfig, StudyConfig, is_study, load_search, load_study, study_names
-from vademecum.study.execution import Setting, forecast_study, run_study, train_trials, trial_run
+from vademecum.study.execution import Setting, forecast_study, run_study
 from vademecum.study.executors import make_executor
+from vademecum.study.sharing import train_trials, trial_run
 
 __all__ = [
     "SearchConfig",

@@ -1,32 +1,24 @@
 """A study from its declaration to its verdicts: size it, make what is shared, run the trials, judge the claims."""
 
-import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vademecum.config import RunConfig, load_config
 from vademecum.errors import RunError, StoppedError
-from vademecum.files import digest_value
 from vademecum.hardware import gpu_free_bytes, usable_cores
 from vademecum.planning import Plan
-from vademecum.planning.choice import HOST_SLOTS
-from vademecum.runs import Run
-from vademecum.stages import Observer, Road, forecast_run, run_road, run_shared, train_runs_together
+from vademecum.stages import Observer, Road, forecast_run, run_shared
 from vademecum.stopping import Stop
 from vademecum.study.analysis import StudyAnalysis
 from vademecum.study.declaration import StudyConfig
 from vademecum.study.design import Design, Trial, anchored, lay_out_design
 from vademecum.study.executors import Executor, Task
 from vademecum.study.folder import DECLARATION, FIXED, StudyFolder
+from vademecum.study.sharing import Group, share_groups, sharing_pays, take_up_groups, why_alone
 from vademecum.study.sizing import Sizing, size_study
 from vademecum.study.verdict import judge
-from vademecum.training import can_share
-
-MOST_TOGETHER = 16
-"""Trials on one frozen base: a joint checkpoint that is damaged costs all of them their steps since the one before."""
 
 
 @dataclass(frozen=True)
@@ -145,42 +137,28 @@ def _run_trials(folder: StudyFolder, trials: Sequence[Trial], setting: Setting) 
 def _train_together(folder: StudyFolder, trials: Sequence[Trial], plan: Plan, setting: Setting) -> None:
     """Train those that can share a base; whatever this leaves untrained is trained alone afterwards."""
     untrained = [trial for trial in trials if "train" not in folder.trial(trial).entries()]
+    going, free = take_up_groups(folder, untrained)
+    found = [*going, *(Group(folder.path, names) for names in share_groups(free, _lanes(plan)))]
+    if not found and len(free) > 1:
+        setting.observer.say(f"no trials can be trained together: {why_alone(free)}")
+    groups = {group.names[0]: group for group in found}
     tasks = []
-    for names in share_groups(untrained):
-        others = [part for name in names[1:] for part in ("--with", name)]
-        tasks.append(trial_task(folder, names[0], plan, setting, until="train", more=others))
-    if untrained and not tasks:
-        setting.observer.say(f"no trials can be trained together: {why_alone(untrained)}")
+    for name, group in groups.items():
+        group.begin()
+        others = [part for other in group.names[1:] for part in ("--with", other)]
+        tasks.append(trial_task(folder, name, plan, setting, until="train", more=others))
 
     def finished(task: Task, code: int) -> None:
-        if code and not setting.stop.asked:
+        group = groups[task.name]
+        # The code is the first trial's alone, and tells too that it diverged.
+        if code and group.is_open and not setting.stop.asked:
             setting.observer.say(f"training together ended with exit code {code}, see {task.log}; now one by one")
+            with suppress(RunError):  # another process is at work on it
+                group.fail()
 
     if tasks:
         setting.observer.begin("training together")
         setting.executor.run(tasks, setting.stop, finished)
-
-
-def sharing_pays(plan: Plan) -> bool:
-    """Where a micro-batch costs less than the launching of its kernels: on an accelerator, with few tokens in it."""
-    return plan.device != "cpu" and plan.micro_batch_tokens < HOST_SLOTS[plan.device]
-
-
-def why_alone(trials: Sequence[Trial]) -> str:
-    """Why none of these trials shares its base with another."""
-    reasons = (can_share([trial.config.model], [trial.config.lora], [trial.config.train]) for trial in trials)
-    return next(filter(None, reasons), "their base models or the shapes of their adapters differ")
-
-
-def share_groups(trials: Sequence[Trial]) -> list[list[str]]:
-    """Names of trials that can train on one frozen base, at most MOST_TOGETHER at once; trials alone are left out."""
-    groups: dict[str, list[str]] = {}
-    for trial in trials:
-        config = trial.config
-        if can_share([config.model], [config.lora], [config.train]) is None:
-            groups.setdefault(f"{config.model!r} {config.lora!r}", []).append(trial.name)
-    cut = [names[at : at + MOST_TOGETHER] for names in groups.values() for at in range(0, len(names), MOST_TOGETHER)]
-    return [names for names in cut if len(names) > 1]
 
 
 def trial_task(
@@ -190,39 +168,13 @@ def trial_task(
     cuda = plan.device == "cuda"
     offline = ["--offline"] if setting.offline else []
     command = [sys.executable, "-m", "vademecum", "--quiet", *offline, "trial", str(folder.path.resolve()), name]
-    peak = max(plan.predicted_peak_bytes.values())
+    # Together they take as large passes as fit.
+    memory = plan.memory_limit_bytes if more else max(plan.predicted_peak_bytes.values())
     return Task(
         name=name,
         command=(*command, *more, "--until", until),
         log=folder.path / "trials" / name / "trial.log",
         threads=max(1, usable_cores() // (_lanes(plan) if cuda else setting.at_once)),
-        memory_bytes=plan.memory_limit_bytes if more else peak,  # together they take as large passes as fit
-        gpus=1.0 if cuda else 0.0,
+        memory_bytes=0 if cuda else memory,  # that of a GPU, which it has to itself
+        gpu=cuda,
     )
-
-
-def train_trials(path: Path, names: Sequence[str], road: Callable[[Run, RunConfig, Run], Road]) -> None:
-    """Plan several trials, and train them together on one frozen base, or go on with it.
-
-    `road` is given a trial's run, its configuration and the shared run.
-
-    Raises:
-        ConfigError: they cannot share a base.
-        VademecumError: any stage's own.
-    """
-    roads = [road(*trial_run(path, name)) for name in names]
-    for one in roads:
-        run_road(one, until="plan")
-    checkpoints = path / "work" / f"together-{digest_value(sorted(names))[:12]}"
-    train_runs_together(roads, checkpoints)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-
-
-def trial_run(path: Path, name: str) -> tuple[Run, RunConfig, Run]:
-    """A trial of a study or a search: its run, its configuration, and the run whose finished stages it takes over.
-
-    Raises:
-        InputError: there is no such trial.
-    """
-    run = Run.open(path / "trials" / name)
-    return run, load_config(run.file("config.json")), Run.open(path / "shared")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vademecum.errors import StaleError
+from vademecum.files import digest_file
 from vademecum.records import Assignment, Score
 from vademecum.runs import Run
 from vademecum.study.declaration import SearchConfig, StudyConfig
@@ -42,6 +43,8 @@ class StudyFolder:
         self.files = Run.create(path)
         self.path = self.files.path
         self._log_sizes: dict[str, int] = {}
+        self._digests: dict[tuple[int, ...], str] = {}
+        """Of the versions of files that were read: device, inode, bytes, time."""
 
     @property
     def shared(self) -> Run:
@@ -135,8 +138,15 @@ class StudyFolder:
             )
 
     def is_finished(self, trial: Trial) -> bool:
-        """Whether a trial came to an end that is a result: a verdict, or a training that gave nothing to score."""
-        entries = self.trial(trial).entries()
+        """Whether a trial came to an end that is a result: a verdict, or a training that gave nothing to score.
+
+        One whose files were lost or harmed since is open again: run once more, it makes just those anew.
+        """
+        run = self.trial(trial)
+        entries = run.entries()
+        outputs = [one for entry in entries.values() for one in entry.outputs.items()]
+        if not all(self._is_whole(run.file(name), digest) for name, digest in outputs):
+            return False
         return "report" in entries or ("train" in entries and self._training_status(trial) != "completed")
 
     def begin(self, trial: Trial) -> None:
@@ -212,6 +222,17 @@ class StudyFolder:
         """Of a system that all trials share; none where it was not asked for."""
         name = f"scores/{system}.jsonl"
         return self.shared.read_rows(name, Score) if self.shared.file(name).is_file() else []
+
+    def _is_whole(self, file: Path, digest: str) -> bool:
+        """Whether a file has the content that its stage wrote. One that many trials have as a link is read once."""
+        try:
+            found = file.stat()
+        except OSError:  # it is not there
+            return False
+        version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        if version not in self._digests:
+            self._digests[version] = digest_file(file)
+        return self._digests[version] == digest
 
     def _training_status(self, trial: Trial) -> TrialStatus:
         status: TrialStatus = self.trial(trial).read_json("training.json")["status"]

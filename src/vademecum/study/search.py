@@ -11,7 +11,6 @@ the search has not seen. Every trial trains on the same number of examples, what
 
 import json
 import math
-import secrets
 import time
 from dataclasses import dataclass
 from itertools import accumulate
@@ -19,18 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vademecum.config import RunConfig, load_config
-from vademecum.errors import InputError, RunError, StoppedError
+from vademecum.errors import RunError, StoppedError
 from vademecum.files import digest_value
 from vademecum.planning import Plan
 from vademecum.records import Comparison, Record
 from vademecum.runs import Run
-from vademecum.stages import Road, compare_runs, run_shared
+from vademecum.stages import Road, compare_runs, run_shared, seconds_spent
 from vademecum.stopping import Stop
 from vademecum.study.declaration import Range, SearchConfig
 from vademecum.study.design import anchored, check_answering
 from vademecum.study.execution import Setting, trial_task
 from vademecum.study.folder import StudyFolder, validation_losses
 from vademecum.study.records import BASELINE
+from vademecum.study.storage import check_storage, open_optuna
 
 if TYPE_CHECKING:
     import optuna
@@ -96,8 +96,8 @@ def run_search(config: SearchConfig, path: Path, setting: Setting) -> SearchResu
     The same call goes on where it was stopped.
 
     Raises:
-        InputError: Optuna is not installed.
-        ConfigError: the declaration cannot be carried out.
+        InputError: Optuna is not installed, or its storage cannot be used.
+        ConfigError: the declaration cannot be carried out, or holds a password.
         StaleError: the directory holds another search.
         StoppedError: `setting.stop` was asked to.
         RunError: the baseline's training gave nothing to compare with.
@@ -122,22 +122,24 @@ class _Search:
     optuna: "optuna.Study"
     plan: Plan
     began: float
-    """On the monotonic clock; earlier sittings are counted by what their trials took."""
+    """On the monotonic clock, less what earlier sittings took."""
 
     @classmethod
     def prepare(cls, config: SearchConfig, folder: StudyFolder, setting: Setting) -> "_Search":
         """Check that the directory is this search's, and plan the baseline."""
-        begun = (folder.path / "trials" / BASELINE).is_dir()
-        folder.declare("search-config.json", config, fixed=("baseline", "set", "over") if begun else ())
-        study = _open_optuna(config, folder)
+        began = time.monotonic() - _seconds_kept(folder)
+        check_storage(config.storage)
         shared = load_config(config.baseline, config.set)
         check_answering(shared)
         for one in config.over:  # a misspelt setting, before anything is trained
             value = one.choices[0] if one.choices else one.low
             load_config(config.baseline, [*config.set, f"{one.setting}={json.dumps(value)}"])
+        begun = (folder.path / "trials" / BASELINE).is_dir()
+        folder.declare("search-config.json", config, fixed=("baseline", "set", "over") if begun else ())
+        study = open_optuna(config, folder)
         run_shared(Road(folder.shared, anchored(shared), setting.observer, setting.offline, setting.stop))
         plan = folder.shared.read_record("plan.json", Plan)
-        return cls(config, folder, setting, study, plan, time.monotonic())
+        return cls(config, folder, setting, study, plan, began)
 
     def trial_config(self, settings: dict[str, Any]) -> RunConfig:
         """The baseline with some settings, for as many examples as the steps of the baseline's plan take."""
@@ -175,29 +177,25 @@ class _Search:
 
     def goes_on(self) -> bool:
         """Whether trials and minutes are left for another trial and for the two verdicts at the end."""
-        finished = self._finished()
         every = math.prod(_values(one) for one in self.config.over)
-        if len(finished) >= min(self.config.trials, every):
+        if len(self._finished()) >= min(self.config.trials, every):
             return False
         if self.config.minutes is None:
             return True
         predicted = self.plan.predicted_seconds
         verdicts = 2 * (predicted.get("predict/tuned", 0.0) + predicted["prepare and plan"])
-        earlier: float = sum(one.user_attrs.get("seconds", 0.0) for one in finished)
-        spent = max(earlier, time.monotonic() - self.began)
-        return bool(spent + predicted["train"] + verdicts <= 60 * self.config.minutes)
+        spent = time.monotonic() - self.began
+        return spent + predicted["train"] + verdicts <= 60 * self.config.minutes
 
     def try_one(self) -> None:
         """Let Optuna propose settings, train with them, and tell it what came of it."""
         from optuna.trial import TrialState
 
-        began = time.monotonic()
         trial = self.optuna.ask()
         settings = {one.setting: _suggest(trial, one) for one in self.config.over}
         name = _trial_name(settings)
         run = Run.create(self.folder.path / "trials" / name)
         stop = PruningStop(self.setting.stop, trial, run)
-        trial.set_user_attr("name", name)
         try:
             self.train(name, settings, stop)
         except StoppedError:
@@ -205,14 +203,14 @@ class _Search:
                 self.optuna.enqueue_trial(trial.params)  # the next sitting goes on with it
                 self.optuna.tell(trial, state=TrialState.FAIL)
                 raise
-        trial.set_user_attr("seconds", time.monotonic() - began)
+        trial.set_user_attr("name", name)
         summary = training_summary(run)
-        if stop.pruned and summary is None:
-            self.optuna.tell(trial, state=TrialState.PRUNED)
-        elif summary is not None and summary["status"] == "completed":
+        if summary is not None and summary["status"] == "completed":
             self.optuna.tell(trial, summary["validation_loss"])
         else:
-            self.optuna.tell(trial, state=TrialState.FAIL)
+            # TPE keeps away from what was pruned, and knows nothing of what failed (optuna/optuna#1647).
+            hopeless = stop.pruned or summary is not None
+            self.optuna.tell(trial, state=TrialState.PRUNED if hopeless else TrialState.FAIL)
         self.setting.observer.say(f"{name}: {settings}: {self._tried(name, pruned=stop.pruned)}")
 
     def judge(self) -> SearchResult:
@@ -232,7 +230,7 @@ class _Search:
 
     def _finished(self) -> "list[FrozenTrial]":
         """Trials that came to an end of their own; the same settings once, however often they were proposed."""
-        ended = [one for one in self.optuna.trials if one.state.is_finished() and "seconds" in one.user_attrs]
+        ended = [one for one in self.optuna.trials if one.state.is_finished() and "name" in one.user_attrs]
         return list({one.user_attrs["name"]: one for one in ended}.values())
 
     def _tried(self, name: str, *, pruned: bool) -> dict[str, Any]:
@@ -242,6 +240,12 @@ class _Search:
             return {"status": summary["status"], "validation_loss": summary["validation_loss"]}
         losses = _losses(run)
         return {"status": "pruned" if pruned else "failed", "validation_loss": losses[-1][1] if losses else None}
+
+
+def _seconds_kept(folder: StudyFolder) -> float:
+    """What the shared run and the trials took in the sittings before, as their directories tell."""
+    trials = (Run(path) for path in (folder.path / "trials").glob("*"))
+    return seconds_spent(folder.shared) + sum(seconds_spent(trial, folder.shared) for trial in trials)
 
 
 def _losses(run: Run) -> tuple[tuple[int, float], ...]:
@@ -255,39 +259,6 @@ def training_summary(run: Run) -> dict[str, Any] | None:
     """Of a finished training; None before."""
     summary: dict[str, Any] | None = run.read_json("training.json") if "train" in run.entries() else None
     return summary
-
-
-def _open_optuna(config: SearchConfig, folder: StudyFolder) -> "optuna.Study":
-    try:
-        import optuna
-    except ImportError:
-        raise InputError(
-            "a search needs Optuna, which is not installed", hint="pip install 'vademecum[search]'"
-        ) from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        study_name=_study_name(folder),
-        storage=config.storage or f"sqlite:///{folder.path.resolve() / 'optuna.db'}",
-        pruner=optuna.pruners.SuccessiveHalvingPruner(reduction_factor=2)
-        if config.prune
-        else optuna.pruners.NopPruner(),
-        direction="minimize",
-        load_if_exists=True,
-    )
-    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # its process was killed
-        study.enqueue_trial(trial.params)
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-    # Another seed in each sitting, or it would propose again what it proposed first.
-    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
-    return study
-
-
-def _study_name(folder: StudyFolder) -> str:
-    """In Optuna's storage, which other searches of the same name may share."""
-    if not folder.files.file("optuna.json").is_file():
-        folder.files.write_json("optuna.json", {"study_name": f"{folder.files.name}-{secrets.token_hex(4)}"})
-    name: str = folder.files.read_json("optuna.json")["study_name"]
-    return name
 
 
 def _values(one: Range) -> float:

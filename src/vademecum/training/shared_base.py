@@ -12,6 +12,7 @@ else (`share_out`).
 
 import json
 import shutil
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,24 +273,32 @@ def _save(courses: Sequence[Course], folder: Path, rounds: int) -> None:
 
 
 def _resume(courses: Sequence[Course], folder: Path) -> int:
-    """Take up the newest whole checkpoint; how many rounds it has done."""
+    """Take up the newest whole checkpoint, of these members or of more; how many rounds it has done."""
     import torch
 
     def say(text: str) -> None:
         for course in courses:
             course.member.sink.say(text)
 
+    def members_in(checkpoint: Path) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads((checkpoint / "members.json").read_text(encoding="utf-8"))
+        return found
+
     def reached(checkpoint: Path) -> bool:
-        members = json.loads((checkpoint / "members.json").read_text(encoding="utf-8"))
-        if [one["digest"] for one in members] != [course.member.digest for course in courses]:
+        members = members_in(checkpoint)
+        if Counter(course.member.digest for course in courses) - Counter(one["digest"] for one in members):
             raise RunError(f"{checkpoint} is of other trainings than these", hint="give another folder, or remove it")
-        return all(course.member.sink.done() >= one["step"] for course, one in zip(courses, members, strict=True))
+        steps = {one["digest"]: one["step"] for one in members}
+        return all(course.member.sink.done() >= steps[course.member.digest] for course in courses)
 
     checkpoint = newest_reached(folder, reached, say)
     if checkpoint is not None:
-        states = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
-        for course, state in zip(courses, states, strict=True):
-            course.load(state)
+        states = defaultdict(list)  # members that are alike have a state each: an optimizer writes into its own
+        saved = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+        for one, state in zip(members_in(checkpoint), saved, strict=True):
+            states[one["digest"]].append(state)
+        for course in courses:
+            course.load(states[course.member.digest].pop())
     for course in courses:
         course.member.sink.truncate(course.step if checkpoint else -1)  # with a step 0 that is not done yet
     return step_of(checkpoint) if checkpoint else 0

@@ -26,7 +26,7 @@ from tests.study.executors.programs import (
 from vademecum.errors import RunError, StoppedError
 from vademecum.stopping import Stop
 from vademecum.study.executors.local import LocalExecutor
-from vademecum.study.executors.room import Device, Room
+from vademecum.study.executors.room import Room
 from vademecum.study.executors.tasks import Task
 
 SEES = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS'], os.environ.get('WORD'))"
@@ -67,11 +67,9 @@ def test_a_log_is_added_to(tmp_path: Path) -> None:
         (Room(8, 1000, []), {"threads": 9}),
         (Room(8, 1000, []), {"memory_bytes": 501}),
         (Room(8, 1000, []), {"memory_bytes": 2000}),
-        (Room(8, 1000, [Device("GPU-a", 1000)]), {"gpus": 0.6}),
-        (Room(8, 1000, [Device("GPU-a", 1000)]), {"gpus": 0.1, "memory_bytes": 501}),
-        (Room(8, 1000, [Device("GPU-a", 1000), Device("GPU-b", 1000)]), {"gpus": 2.0}),
+        (Room(8, 1000, ["GPU-a"]), {"gpu": True}),
     ],
-    ids=["cores", "threads", "too many threads", "memory", "too much memory", "share", "GPU memory", "two GPUs"],
+    ids=["cores", "threads", "too many threads", "memory", "too much memory", "GPU"],
 )
 def test_what_does_not_fit_beside_another_waits_its_turn(tmp_path: Path, room: Room, demand: dict[str, float]) -> None:
     events = tmp_path / "events"
@@ -84,10 +82,9 @@ def test_what_does_not_fit_beside_another_waits_its_turn(tmp_path: Path, room: R
     ("room", "demand"),
     [
         (Room(2, 1000, []), {"memory_bytes": 500}),
-        (Room(2, 0, [Device("GPU-a", 1000)]), {"gpus": 0.5, "memory_bytes": 500}),
-        (Room(2, 0, [Device("GPU-a", 10), Device("GPU-b", 10)]), {"gpus": 1.0, "memory_bytes": 500}),
+        (Room(2, 0, ["GPU-a", "GPU-b"]), {"gpu": True}),
     ],
-    ids=["CPU", "one GPU", "two GPUs"],
+    ids=["CPU", "two GPUs"],
 )
 def test_what_fits_works_at_the_same_time(tmp_path: Path, room: Room, demand: dict[str, float]) -> None:
     mine, other = tmp_path / "mine", tmp_path / "other"
@@ -105,21 +102,19 @@ def test_a_task_goes_ahead_of_one_that_has_no_room_yet(tmp_path: Path) -> None:
     assert events.read_text().splitlines()[-2:] == ["begin wide", "end wide"]
 
 
-def test_a_task_sees_its_own_gpus_and_threads_alone(tmp_path: Path) -> None:
-    gpus = [Device("GPU-a", 1000), Device("GPU-b", 1000)]
+def test_a_task_sees_its_own_gpu_and_threads_alone(tmp_path: Path) -> None:
     tasks = [
-        python(tmp_path, "half", SEES, gpus=0.5, threads=2),
-        python(tmp_path, "whole", SEES, gpus=1.0, environment={"WORD": "yes"}),
-        python(tmp_path, "both", SEES, gpus=2.0),
+        python(tmp_path, "first", SEES, gpu=True, threads=2),
+        python(tmp_path, "second", SEES, gpu=True, environment={"WORD": "yes"}),
         python(tmp_path, "none", SEES),
     ]
-    run(tasks, Room(8, 1000, gpus))
-    assert [log(task) for task in tasks] == ["GPU-a 2 None\n", "GPU-b 1 yes\n", "GPU-a,GPU-b 1 None\n", " 1 None\n"]
+    run(tasks, Room(8, 1000, ["GPU-a", "GPU-b"]))
+    assert [log(task) for task in tasks] == ["GPU-a 2 None\n", "GPU-b 1 yes\n", " 1 None\n"]
 
 
 def test_a_task_that_needs_a_gpu_where_there_is_none_is_refused_before_any_starts(tmp_path: Path) -> None:
-    tasks = [python(tmp_path, "first", "print()"), python(tmp_path, "second", "print()", gpus=0.5)]
-    with pytest.raises(RunError, match=r"second needs 0.5 GPUs"):
+    tasks = [python(tmp_path, "first", "print()"), python(tmp_path, "second", "print()", gpu=True)]
+    with pytest.raises(RunError, match="second needs a GPU, and this machine has none"):
         run(tasks)
     assert not tasks[0].log.exists()
 

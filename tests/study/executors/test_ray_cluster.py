@@ -46,8 +46,7 @@ else:
         ({"threads": 2, "memory_bytes": 800}, {"num_cpus": 2, "num_gpus": 0, "memory": 800}),
         ({"threads": 16}, {"num_cpus": 8, "num_gpus": 0, "memory": 0}),
         ({"threads": 4, "memory_bytes": 800}, {"num_cpus": 4, "num_gpus": 0, "memory": 500}),
-        ({"gpus": 0.5, "memory_bytes": 10**10}, {"num_cpus": 1, "num_gpus": 0.5, "memory": 0}),
-        ({"gpus": 1.5}, {"num_cpus": 1, "num_gpus": 2, "memory": 0}),
+        ({"threads": 1, "memory_bytes": 800, "gpu": True}, {"num_cpus": 1, "num_gpus": 1, "memory": 500}),
     ],
 )
 def test_no_task_demands_more_than_the_largest_node_has(
@@ -61,9 +60,9 @@ def test_a_task_has_no_more_threads_than_cores_where_it_runs(tmp_path: Path) -> 
     assert within(task, demand(task, [SMALL, LARGE])).threads == 8
 
 
-def test_more_gpus_than_any_node_has_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="needs 3 GPUs"):
-        demand(python(tmp_path, "one", "", gpus=3.0), [SMALL, LARGE])
+def test_a_gpu_that_no_node_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="one needs a GPU, and no node"):
+        demand(python(tmp_path, "one", "", gpu=True), [SMALL])
 
 
 def test_a_missing_ray_is_named_with_its_remedy() -> None:
@@ -75,7 +74,7 @@ def test_a_missing_ray_is_named_with_its_remedy() -> None:
         "except InputError as error: print(error.hint)"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert "pip install 'vademecum[ray]'" in told
+    assert "pip install '.[ray]' in the checkout" in told
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ class LocalExecutor:
     """Runs tasks on this machine, each in a process and a session of its own.
 
     Of the tasks that fit beside those at work, the first is started. What is free is looked up when `run` begins; the
-    tasks' own `memory_bytes` say the rest. A task sees the GPUs that it was given and no others. When this process
+    tasks' own `memory_bytes` say the rest. A task sees the GPU that it was given and no other. When this process
     ends, even by SIGKILL, its tasks are ended at once; given again, they go on.
     """
 
@@ -31,7 +31,7 @@ class LocalExecutor:
 
         Raises:
             StoppedError: `stop` was asked to; the tasks in flight have ended.
-            RunError: a task needs GPUs that are not there, or a process cannot be started.
+            RunError: a task needs a GPU and there is none, or a process cannot be started.
         """
         room = self._room or Room.of_this_machine()
         for task in tasks:
@@ -68,11 +68,11 @@ class LocalExecutor:
 
 
 def _start(task: Task, room: Room, working: list[TaskProcess]) -> bool:
-    devices = room.enter(task)
-    if devices is None:
+    gpu = room.enter(task)
+    if gpu is None:
         return False
     try:
-        working.append(TaskProcess(task, devices=devices))
+        working.append(TaskProcess(task, gpu=gpu))
     except OSError as error:
         raise RunError(
             f"{task.name} cannot be started: {error}",

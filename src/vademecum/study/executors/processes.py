@@ -20,19 +20,19 @@ PATIENCE_SECONDS = 900.0
 class TaskProcess:
     """A task at work. It ends when this process ends, even by SIGKILL; Ctrl-C on the terminal does not reach it."""
 
-    def __init__(self, task: Task, *, devices: str | None = None, folder: Path | None = None) -> None:
+    def __init__(self, task: Task, *, gpu: str | None = None, folder: Path | None = None) -> None:
         """Start it in `folder`, by default the current one.
 
         Args:
-            devices: its CUDA_VISIBLE_DEVICES; none: as this process sees them.
+            gpu: its CUDA_VISIBLE_DEVICES; empty: it sees no GPU; none: those that this process sees.
 
         Raises:
             OSError: its log cannot be written, or no process can be started.
         """
         self.task = task
         environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(task.threads)), **task.environment}
-        if devices is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = devices
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         task.log.parent.mkdir(parents=True, exist_ok=True)
         with task.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  a study's own trial

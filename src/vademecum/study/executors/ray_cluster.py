@@ -46,7 +46,7 @@ class RayExecutor:
             import ray
         except ImportError:
             raise InputError(
-                "Ray is not installed", hint="pip install 'vademecum[ray]', here and on every node of the cluster"
+                "Ray is not installed", hint="pip install '.[ray]' in the checkout, here and on every node"
             ) from None
         self._ray: Any = ray
         self._address = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -61,7 +61,7 @@ class RayExecutor:
         Raises:
             InputError: the cluster cannot be reached.
             StoppedError: `stop` was asked to; the tasks in flight have ended.
-            RunError: a task needs more GPUs than any node has, a node does not see the folders, or the cluster is lost.
+            RunError: a task needs a GPU and no node has one, a node does not see the folders, or the cluster is lost.
         """
         with self._connected() as ray:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -136,20 +136,17 @@ def demand(task: Task, nodes: Sequence[dict[str, float]]) -> dict[str, float]:
     """A task's demands in Ray's words. No more cores and memory than the largest node has: there it is alone.
 
     Raises:
-        RunError: no node has so many GPUs.
+        RunError: it needs a GPU and no node has one.
     """
-    gpus = task.gpus if task.gpus < 1 else math.ceil(task.gpus)
-    able = [node for node in nodes if node.get("GPU", 0) >= gpus]
+    able = [node for node in nodes if node.get("GPU", 0) >= task.gpu]
     if not able:
         raise RunError(
-            f"{task.name} needs {task.gpus:g} GPUs, and no node of the Ray cluster has so many",
+            f"{task.name} needs a GPU, and no node of the Ray cluster has one",
             hint="see `ray status`; add such a node, or set model.device to 'cpu'",
         )
     cores = min(task.threads, max(node.get("CPU", 0) for node in able))
-    # Ray counts the memory of the machine; that of a GPU is what its shares stand for.
     most = max(node.get("memory", 0) for node in able if node.get("CPU", 0) >= cores)
-    memory = 0 if gpus else min(task.memory_bytes, int(most))
-    return {"num_cpus": cores, "num_gpus": gpus, "memory": memory}
+    return {"num_cpus": cores, "num_gpus": int(task.gpu), "memory": min(task.memory_bytes, int(most))}
 
 
 def within(task: Task, needs: dict[str, float]) -> Task:
@@ -159,7 +156,7 @@ def within(task: Task, needs: dict[str, float]) -> Task:
 
 def attend(task: Task, folder: Path) -> int:
     """Run a task in `folder` on the node that Ray chose; its exit code. Runs in a Ray worker."""
-    process = TaskProcess(replace(task, log=folder / task.log), devices=None if task.gpus else "", folder=folder)
+    process = TaskProcess(replace(task, log=folder / task.log), gpu=None if task.gpu else "", folder=folder)
     try:
         process.wait(math.inf)
     except KeyboardInterrupt:  # ray.cancel's

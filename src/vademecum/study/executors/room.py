@@ -1,31 +1,11 @@
 """How many tasks a machine holds at once."""
 
-import math
 from dataclasses import dataclass, field
 
 from vademecum.errors import RunError
 from vademecum.hardware import gpu_free_bytes, machine_memory_bytes, usable_cores
 from vademecum.planning.memory import FREE_SHARE
 from vademecum.study.executors.tasks import Task
-
-WHOLE = 1.0 + 1e-9
-"""Shares of a GPU may add up to one; three thirds do not, to the last bit."""
-
-
-@dataclass
-class Device:
-    """A GPU, as CUDA_VISIBLE_DEVICES names it."""
-
-    name: str
-    free_bytes: int
-    tasks: dict[str, Task] = field(default_factory=dict)
-
-    def takes(self, task: Task) -> bool:
-        """Whether its share, and its memory where others are at work, are left."""
-        share = sum(min(1.0, other.gpus) for other in self.tasks.values())
-        memory = sum(other.memory_bytes for other in self.tasks.values())
-        fits = not self.tasks or memory + task.memory_bytes <= self.free_bytes
-        return fits and share + min(1.0, task.gpus) <= WHOLE
 
 
 @dataclass
@@ -34,24 +14,25 @@ class Room:
 
     cores: int
     free_bytes: int
-    devices: list[Device]
-    _at_work: dict[str, Task] = field(default_factory=dict)
+    gpus: list[str]
+    """Those that no task has, as CUDA_VISIBLE_DEVICES names them."""
+    _at_work: dict[str, tuple[Task, str]] = field(default_factory=dict)
+    """Each with its GPU, if it has one."""
 
     @classmethod
     def of_this_machine(cls) -> "Room":
         """What is free now, less the share that a plan leaves free too."""
-        gpus = [Device(name, round(free * FREE_SHARE)) for name, free in gpu_free_bytes().items()]
-        return cls(usable_cores(), round(machine_memory_bytes()[1] * FREE_SHARE), gpus)
+        return cls(usable_cores(), round(machine_memory_bytes()[1] * FREE_SHARE), list(gpu_free_bytes()))
 
     def check(self, task: Task) -> None:
-        """Refuse a task that can never start here.
+        """Refuse, before any has started, a task that never can.
 
         Raises:
-            RunError: it needs more GPUs than there are.
+            RunError: it needs a GPU and there is none.
         """
-        if math.ceil(task.gpus) > len(self.devices):
+        if task.gpu and not self.gpus:
             raise RunError(
-                f"{task.name} needs {task.gpus:g} GPUs, and this machine has {len(self.devices)} that can be used",
+                f"{task.name} needs a GPU, and this machine has none that can be used",
                 hint="see `vade doctor` and CUDA_VISIBLE_DEVICES, or set model.device to 'cpu'",
             )
 
@@ -60,21 +41,19 @@ class Room:
 
         One that needs more cores or memory than there are is let in alone.
         """
-        devices = [device for device in self.devices if device.takes(task)][: math.ceil(task.gpus)]
-        if len(devices) < math.ceil(task.gpus) or (self._at_work and not self._has_room(task)):
+        if (task.gpu and not self.gpus) or (self._at_work and not self._has_room(task)):
             return None
-        self._at_work[task.name] = task
-        for device in devices:
-            device.tasks[task.name] = task
-        return ",".join(device.name for device in devices)
+        gpu = self.gpus.pop(0) if task.gpu else ""
+        self._at_work[task.name] = (task, gpu)
+        return gpu
 
     def leave(self, task: Task) -> None:
         """A task has ended."""
-        del self._at_work[task.name]
-        for device in self.devices:
-            device.tasks.pop(task.name, None)
+        _, gpu = self._at_work.pop(task.name)
+        if gpu:
+            self.gpus.append(gpu)
 
     def _has_room(self, task: Task) -> bool:
-        tasks = [*self._at_work.values(), task]
-        memory = sum(one.memory_bytes for one in tasks if not one.gpus)
-        return sum(one.threads for one in tasks) <= self.cores and (bool(task.gpus) or memory <= self.free_bytes)
+        tasks = [*(one for one, _ in self._at_work.values()), task]
+        threads, memory = sum(one.threads for one in tasks), sum(one.memory_bytes for one in tasks)
+        return threads <= self.cores and memory <= self.free_bytes

@@ -21,9 +21,9 @@ class Task:
     threads: int = 1
     """CPU cores that it keeps busy."""
     memory_bytes: int = 0
-    """That it is predicted to take: of the GPU where it needs one, else of the machine."""
-    gpus: float = 0.0
-    """Share of a GPU."""
+    """Of the machine, that it is predicted to take."""
+    gpu: bool = False
+    """Whether it needs a GPU, which it then has to itself."""
 
 
 Finished = Callable[[Task, int], None]
