@@ -59,7 +59,9 @@ class Schedule:
         """`step`, until steps are cut; from there on at an even pace to the end of the planned schedule."""
         ends = [*self.turns[1:], (self.steps or self.planned_steps, float(self.planned_steps))]
         for (first, start), (last, end) in zip(self.turns, ends, strict=True):
-            if step <= last:
+            if step == last:
+                return end  # not a rounding error beside it
+            if step < last:
                 return start + (step - first) * (end - start) / (last - first)
         return float(self.planned_steps)
 
