@@ -30,6 +30,8 @@ HEAVY_ALLOWED_IN = (
     "planning/",
     "study/executors/",
     "hardware.py",
+    "rates.py",
+    "cuda.py",
     "testing.py",
 )
 PARQUET_READER = "corpus/tables.py"

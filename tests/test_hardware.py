@@ -14,7 +14,8 @@ import torch
 
 from vademecum import cgroups
 from vademecum import hardware as module
-from vademecum.errors import RunError
+from vademecum import rates as measuring
+from vademecum.errors import ConfigError, RunError
 from vademecum.hardware import Hardware, PeakMemory, can_compact_memory, choose_dtype, probe_hardware
 
 GIB = 2**30
@@ -104,26 +105,71 @@ def test_a_cuda_device_goes_by_its_compute_capability(capability: tuple[int, int
     assert "compute capability" in why
 
 
+@pytest.mark.parametrize(
+    ("capability", "rates", "dtype", "times"),
+    [
+        ((7, 5), {"float32": 4e12, "bfloat16": 3e12, "float16": 2e13}, "float16", "5.00 times"),  # T4
+        ((6, 1), {"float32": 1e13, "bfloat16": 1e12, "float16": 2e11}, "float32", "0.02 times"),  # emulated
+        ((8, 0), {"float32": 2e13, "bfloat16": 2.2e14, "float16": 2.2e14}, "bfloat16", "11.00 times"),
+        ((8, 6), {"float32": 1e13, "bfloat16": 1e13, "float16": 2e13}, "float32", "1.00 times"),
+        ((8, 6), {"float32": 1e13, "bfloat16": 1.1e13, "float16": 1e12}, "bfloat16", "1.10 times"),  # half the memory
+    ],
+)
+def test_16_bits_that_are_not_faster_on_a_gpu_are_not_taken(
+    capability: tuple[int, int], rates: dict[str, float], dtype: str, times: str
+) -> None:
+    chosen, why = choose_dtype(machine(device="cuda", compute_capability=capability, matmul_flops=rates))
+    assert chosen == dtype
+    assert times in why
+    assert f"compute capability {capability[0]}.{capability[1]}" in why
+
+
 def test_the_device_that_was_configured_decides() -> None:
-    rates = {"float32": 1e11, "bfloat16": 1e9}
+    rates = {"float32": 1e11, "bfloat16": 1e12}
     both = machine(device="cuda", device_name="NVIDIA A10G", compute_capability=(8, 6), matmul_flops=rates)
     assert choose_dtype(both)[0] == "bfloat16"
-    assert choose_dtype(both, "cpu")[0] == "float32"
+    assert choose_dtype(both, "cpu") == ("float32", "bfloat16 has not been measured on this machine")
     assert choose_dtype(machine(), "mps")[0] == "float32"
-    fast = machine(device="cuda", compute_capability=(8, 6), matmul_flops={"float32": 1e13, "bfloat16": 1e14})
-    assert choose_dtype(fast, "cpu") == ("float32", "bfloat16 has not been measured on this machine")
+
+
+def test_a_gpu_that_pytorch_has_no_code_for_is_passed_over(
+    gpu: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (probe_hardware().device, probe_hardware().passed_over) == ("cuda", "")
+    module.check_device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
+    found = probe_hardware()
+    assert (found.device, found.compute_capability) == ("cpu", None)
+    assert "NVIDIA T4 has compute capability 7.5" in found.passed_over
+    assert "sm_80, sm_90" in found.passed_over
+    assert "NVIDIA T4" in choose_dtype(found)[1]
+    assert probe_hardware(wanted="cpu").passed_over == ""
+    module.check_device("auto")
+    with pytest.raises(ConfigError, match=r"'cuda' cannot be used: NVIDIA T4.*sm_80"):
+        module.check_device("cuda")
 
 
 def test_rates_are_those_of_the_device_that_is_computed_on(
     gpu: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = {"cpu": 1e11, "cuda": 1e13}
-    monkeypatch.setattr(module, "_matmul_flops", lambda dtype, device: rates[device])
+    monkeypatch.setattr(measuring, "matrix_product_rate", lambda _, device: rates[device])
     for wanted, device, least_bytes in (("auto", "cuda", 16 * 10**9), ("cpu", "cpu", 0), ("cuda", "cuda", 16 * 10**9)):
         found = probe_hardware(wanted=wanted, rates_cache=tmp_path)  # type: ignore[arg-type]
         assert (found.device, found.matmul_flops["float32"]) == (device, rates[device])
         assert found.device_memory_bytes >= least_bytes
         assert (found.compute_capability is None) == (device == "cpu")
+
+
+def test_a_gpu_without_room_for_the_smallest_matrices_says_so(
+    gpu: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(measuring, "matrix_product_rate", full)
+    with pytest.raises(RunError, match="timing a matrix product needs more memory"):
+        probe_hardware(rates_cache=tmp_path)
 
 
 def test_the_peak_of_a_block_is_that_of_the_blocks_within() -> None:
@@ -152,12 +198,20 @@ def test_a_gpu_s_memory_is_kept_to_a_limit(gpu: dict[str, Any], limit_bytes: int
     assert gpu["share"] == share
 
 
-def test_out_of_memory_is_told_in_words_and_nothing_else_is() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_out_of_memory_is_told_in_words_and_nothing_else_is(error: Exception) -> None:
     with (
         pytest.raises(RunError, match="answering needs more memory than the GPU has") as caught,
         module.out_of_memory_told("answering", "lower generate.batch_size"),
     ):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise error
     assert caught.value.hint == "lower generate.batch_size"
     with pytest.raises(RuntimeError, match="shapes"), module.out_of_memory_told("answering", ""):
         raise RuntimeError("shapes cannot be multiplied")
@@ -249,26 +303,6 @@ def test_the_processor_is_read_from_the_kernel(system: Path, cpuinfo: str, name:
 def test_a_processor_that_the_kernel_does_not_name(system: Path) -> None:
     assert module._cpu_name() == (platform.processor() or platform.machine())
     assert module._instruction_sets() == ()
-
-
-def test_the_best_of_a_few_measured_rates_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {"float32": [1e9, 3e9, 2e9], "bfloat16": [5e9, 4e9, 3e9], "float16": [1e9, 1e9, 1e9]}
-
-    def measure(dtype: str, device: str) -> float:
-        return found[dtype].pop(0)
-
-    monkeypatch.setattr(module, "_matmul_flops", measure)
-    assert probe_hardware().matmul_flops == {}
-    rates = [probe_hardware(rates_cache=tmp_path).matmul_flops for _ in range(4)]
-    assert [rate["float32"] for rate in rates] == [1e9, 3e9, 3e9, 3e9]  # the fourth time nothing was measured
-    assert {rate["bfloat16"] for rate in rates} == {5e9}
-    found["float32"], found["bfloat16"] = [7e9], [7e9]
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # another machine, as far as rates go
-    assert probe_hardware(rates_cache=tmp_path).matmul_flops["float32"] == 7e9
-
-
-def test_a_matrix_product_is_timed() -> None:
-    assert module._matmul_flops("float32", "cpu", seconds=0.01) > 0
 
 
 @pytest.mark.skipif(not can_compact_memory(), reason="the C library has no mallopt")

@@ -2,13 +2,11 @@
 
 import ctypes
 import gc
-import json
 import os
 import platform
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,8 +14,9 @@ from types import TracebackType
 from typing import ClassVar, Literal
 
 from vademecum.cgroups import cpu_quota, memory_bytes
+from vademecum.cuda import is_out_of_memory, unusable_gpu
 from vademecum.errors import ConfigError, OutOfMemoryError
-from vademecum.files import digest_value, write_json
+from vademecum.rates import matrix_product_rates
 from vademecum.records import Record
 
 Device = Literal["cpu", "cuda", "mps"]
@@ -39,11 +38,8 @@ COMPACT_BYTES, HEAP_BYTES = 1 << 17, 1 << 25
 BF16_MIN_GAIN = 1.2
 """bfloat16 must beat float32 by this factor on a CPU: its rounding costs accuracy, so a tie goes to float32."""
 
-
 CUDA_CONTEXT_BYTES = 600_000_000
 """Of the driver, the kernels and the libraries' workspaces, which torch's allocator does not count; an estimate."""
-OCCASIONS = 3
-"""So often are matrix products timed, then never again: a machine that is busy once does not spoil the rates."""
 
 
 class Hardware(Record):
@@ -65,6 +61,8 @@ class Hardware(Record):
     matmul_flops: dict[str, float]
     """Measured floating-point operations per second of a large matrix product on `device`, per dtype; empty if not
     measured."""
+    passed_over: str = ""
+    """A GPU that is here and cannot be used, and why."""
 
     @property
     def label(self) -> str:
@@ -85,7 +83,8 @@ def probe_hardware(*, wanted: Device | Literal["auto"] = "auto", rates_cache: Pa
     total, free = machine_memory_bytes()
     device: Device = "cpu"
     name, device_memory, capability = _cpu_name(), total, None
-    if wanted in ("auto", "cuda") and torch.cuda.is_available():
+    passed_over = unusable_gpu() if wanted == "auto" else ""
+    if wanted in ("auto", "cuda") and torch.cuda.is_available() and not passed_over:
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         device, name, device_memory = "cuda", str(properties.name), int(properties.total_memory)
         capability = (int(properties.major), int(properties.minor))
@@ -102,6 +101,7 @@ def probe_hardware(*, wanted: Device | Literal["auto"] = "auto", rates_cache: Pa
         device_memory_bytes=device_memory,
         compute_capability=capability,
         matmul_flops={},
+        passed_over=passed_over,
     )
     return found if rates_cache is None else found.model_copy(update={"matmul_flops": _rates(found, rates_cache)})
 
@@ -163,13 +163,18 @@ def check_device(device: str) -> None:
     """Refuse a configured device that this machine does not have.
 
     Raises:
-        ConfigError: `cuda` or `mps` was asked for and is not here.
+        ConfigError: `cuda` or `mps` was asked for and is not here, or this PyTorch has no code for it.
     """
     import torch
 
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(device, True):
         raise ConfigError(f"model.device = {device!r} is not on this machine", hint="leave it at 'auto'")
+    if device == "cuda" and (why := unusable_gpu()):
+        raise ConfigError(
+            f"model.device = 'cuda' cannot be used: {why}",
+            hint="install a PyTorch that was built for it (https://pytorch.org), or leave model.device at 'auto'",
+        )
 
 
 def choose_dtype(hardware: Hardware, device: Device | None = None) -> tuple[str, str]:
@@ -177,22 +182,27 @@ def choose_dtype(hardware: Hardware, device: Device | None = None) -> tuple[str,
 
     On another `device` than the one that `hardware` was measured on, nothing is known of a CPU's rates.
     """
-    device = device or hardware.device
-    if device == "cuda":
-        capability = hardware.compute_capability or (0, 0)
-        shown = ".".join(str(part) for part in capability)
-        if capability >= (8, 0):
-            return "bfloat16", f"compute capability {shown} has bfloat16 in hardware"
-        return "float16", f"compute capability {shown} has no bfloat16 in hardware"
+    dtype, reason = _fastest_dtype(hardware, device or hardware.device)
+    return dtype, f"{reason} ({hardware.passed_over})" if hardware.passed_over else reason
+
+
+def _fastest_dtype(hardware: Hardware, device: Device) -> tuple[str, str]:
     if device == "mps":
         return "float32", "bfloat16 on Apple GPUs is not measured yet"
+    half, known = "bfloat16", ""
+    if device == "cuda":
+        capability = hardware.compute_capability or (0, 0)
+        has = "has" if capability >= (8, 0) else "has no"
+        half = "bfloat16" if capability >= (8, 0) else "float16"
+        known = f"compute capability {'.'.join(map(str, capability))} {has} bfloat16 in hardware"
     rates = hardware.matmul_flops if device == hardware.device else {}
-    plain, brain = (rates.get(dtype) for dtype in ("float32", "bfloat16"))
-    if plain is None or brain is None:
-        return "float32", "bfloat16 has not been measured on this machine"
-    ratio = brain / plain
-    measured = f"a bfloat16 matrix product runs at {ratio:.2f} times the rate of float32 here"
-    return ("bfloat16" if ratio >= BF16_MIN_GAIN else "float32"), measured
+    if "float32" not in rates or half not in rates:
+        return (half, known) if known else ("float32", "bfloat16 has not been measured on this machine")
+    ratio = rates[half] / rates["float32"]
+    measured = f"a {half} matrix product runs at {ratio:.2f} times the rate of float32 here"
+    # On a GPU 16 bits are worth having for the memory alone, unless they cost time.
+    faster = ratio > 1 if known else ratio >= BF16_MIN_GAIN
+    return (half if faster else "float32"), f"{known}, and {measured}" if known else measured
 
 
 class PeakMemory:
@@ -293,9 +303,7 @@ def out_of_memory_told(work: str, hint: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        import torch  # not before: what needs no torch must not load it for this
-
-        if not isinstance(error, torch.OutOfMemoryError):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(f"{work} needs more memory than the GPU has free", hint=hint, work=work) from error
 
@@ -321,47 +329,20 @@ def _rates(hardware: Hardware, cache: Path) -> dict[str, float]:
     import torch
 
     limit_threads()
-    key = digest_value(
-        [
-            hardware.device,
-            hardware.cpu,
-            hardware.cores,
-            hardware.instruction_sets,
-            hardware.device_name,
-            torch.__version__,
-            torch.get_num_threads(),
-            os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
-        ]
-    )
-    file = cache / f"matmul-rates-{key[:16]}.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    rates: dict[str, float] = known.get("rates", {})
-    occasions: int = known.get("occasions", 0)
-    if occasions >= OCCASIONS:
-        return rates
-    dtypes = ["float32", "bfloat16"] + (["float16"] if hardware.device == "cuda" else [])
-    rates = {dtype: max(rates.get(dtype, 0.0), _matmul_flops(dtype, hardware.device)) for dtype in dtypes}
+    machine = [
+        hardware.device,
+        hardware.cpu,
+        hardware.cores,
+        hardware.instruction_sets,
+        hardware.device_name,
+        torch.__version__,
+        torch.get_num_threads(),
+        os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
+    ]
+    with out_of_memory_told("timing a matrix product", "see in nvidia-smi what else holds memory there"):
+        rates = matrix_product_rates(hardware.device, machine, cache)
     release_memory()  # a GPU's allocator would keep what the products took, and it would not count as free
-    write_json(file, {"occasions": occasions + 1, "rates": rates})
     return rates
-
-
-def _matmul_flops(dtype: str, device: Device, seconds: float = 0.4) -> float:
-    """Operations per second of (rows x 1024) @ (1024 x 1024), the best of several timed products."""
-    import torch
-
-    side = 1024 if device == "cpu" else 8192
-    rows = 512 if device == "cpu" else 8192
-    left = torch.ones(rows, side, dtype=getattr(torch, dtype), device=device)
-    right = torch.ones(side, side, dtype=getattr(torch, dtype), device=device)
-    best, spent = float("inf"), 0.0
-    while spent < seconds:
-        started = time.perf_counter()
-        product = left @ right
-        product[0, 0].item()  # waits for an accelerator
-        elapsed = time.perf_counter() - started
-        best, spent = min(best, elapsed), spent + elapsed
-    return 2 * rows * side * side / best
 
 
 def _cpu_name() -> str:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel
 
 from vademecum.errors import RunError
-from vademecum.generation.decoding import Answer, Decoding, decode
+from vademecum.generation.decoding import Answer, Decoding, _choose, decode
 from vademecum.stopping import Stop
 
 PROMPTS = [[5, 9, 33], [70, 8], list(range(100, 130)), [44], [12, 200, 7, 7, 7, 90, 31], [301, 302]]
@@ -189,6 +189,23 @@ def test_tokens_are_drawn_with_their_probabilities(temperature: float, top_p: fl
     decoding = Decoding(max_new_tokens=1, temperature=temperature, top_p=top_p)
     drawn = torch.tensor([answer.ids[0] for answer in write(Biased({}), [[1]] * 4000, decoding)])
     assert (drawn.bincount(minlength=4) / 4000).tolist() == pytest.approx(shares, abs=0.03)
+
+
+class OnAGpu(torch.Tensor):
+    """Numbers that pretend to lie on another device than the CPU: on the only one that every machine has."""
+
+    device = torch.device("meta")
+
+    def cpu(self, *_: object) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def test_a_drawn_token_lies_where_the_model_does() -> None:
+    """Where its cache lies; drawing itself is done on the CPU."""
+    logits = torch.randn(3, 10).as_subclass(OnAGpu)
+    tokens = _choose(logits, Decoding(max_new_tokens=1, temperature=1.0), [0.1, 0.5, 0.9])
+    assert tokens.shape == (3,)
+    assert tokens.device == logits.device
 
 
 def test_output_that_is_not_a_number_stops_the_run() -> None:

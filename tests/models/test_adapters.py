@@ -174,6 +174,15 @@ def test_an_adapter_shows_no_path_and_knows_its_base(load: Load, tmp_path: Path,
         load_adapter(load(), tmp_path, base=other)
 
 
+def test_an_adapter_is_loaded_on_a_cpu_without_a_look_at_the_gpu(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained(attach_adapter(load(), LoraConfig(), seed=1))
+    save_adapter(model, tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # and is not, so loading by way of it fails
+    assert torch.equal(logits(load_adapter(load(), tmp_path)), logits(model))
+
+
 def test_a_folder_without_an_adapter_is_refused(load: Load, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"adapter_config\.json"):
         load_adapter(load(), tmp_path)

@@ -22,14 +22,18 @@ pytestmark = [
 ]
 
 
+ALLOCATOR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
 @contextmanager
-def out_of_memory(model: PeftModel, *calls: int) -> Iterator[None]:
+def out_of_memory(model: PeftModel, *calls: int, error: Exception = ALLOCATOR) -> Iterator[None]:
     """Fails in the given calls of the model, counted from zero."""
     count = iter(range(10_000))
 
     def fail(*_: object) -> None:
         if next(count) in calls:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            raise error
 
     hook = model.register_forward_pre_hook(fail)
     try:
@@ -82,6 +86,22 @@ def test_after_out_of_memory_it_is_computed_in_the_same_number_format(
         train(model, tokenizer, data(knobs, dtype="bfloat16"), knobs, Memory(tmp_path), seed=0)
     assert len(seen) > 5 + 24
     assert all(seen[: 5 + 24])  # six steps of four micro-batches; then comes the look at what training has changed
+
+
+def test_a_library_that_finds_no_memory_halves_the_micro_batches_too(
+    build: Build, tokenizer: Any, tmp_path: Path
+) -> None:
+    knobs, model = config(), build()
+    with out_of_memory(model, 3, error=CUBLAS):
+        summary = train(model, tokenizer, data(knobs), knobs, Memory(tmp_path), seed=0)
+    assert [one.cause for one in summary.events] == ["out_of_memory"]
+    assert summary.status == "completed"
+
+
+def test_an_error_of_another_kind_ends_the_training(build: Build, tokenizer: Any, tmp_path: Path) -> None:
+    knobs, model = config(), build()
+    with out_of_memory(model, 3, error=RuntimeError("shapes cannot")), pytest.raises(RuntimeError, match="shapes"):
+        train(model, tokenizer, data(knobs), knobs, Memory(tmp_path), seed=0)
 
 
 def test_memory_that_never_suffices_ends_in_words(build: Build, tokenizer: Any, tmp_path: Path) -> None:

@@ -107,36 +107,49 @@ def test_a_model_that_keeps_from_its_attention_what_it_must_know_is_refused(conf
         summed_loss(model, collate_packed(examples(9), PAD))
 
 
-@pytest.fixture
-def varlen_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+def plain_attention(query: Any, key: Any, value: Any, *ends: Any, window: tuple[int, int], scale: float) -> Any:
     """PyTorch's kernel for examples of different lengths, written out as its documentation says: CUDA alone has it."""
-    longest: list[tuple[int, ...]] = []
+    left, right = window
+    assert right == 0
+    starts, starts_of_keys, *_ = ends
+    assert starts.dtype == torch.int32 and starts.equal(starts_of_keys)
+    repeats = query.shape[1] // key.shape[1]
+    whole = torch.empty_like(query)
+    for start, end in pairwise(starts.tolist()):
+        distance = torch.arange(end - start)[:, None] - torch.arange(end - start)
+        seen = (distance >= 0) & ((distance <= left) | torch.tensor(left < 0))
+        for head in range(query.shape[1]):
+            scores = query[start:end, head] @ key[start:end, head // repeats].T * scale
+            shares = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+            whole[start:end, head] = shares @ value[start:end, head // repeats]
+    return whole
 
-    def plain(query: Any, key: Any, value: Any, *ends: Any, **given: Any) -> Any:
-        left, right = given["window_size"]
-        starts, starts_of_keys, *longest_ones = ends
-        assert given["enable_gqa"] and right == 0
-        assert starts.dtype == torch.int32 and starts.equal(starts_of_keys)
-        longest.append(tuple(longest_ones))
-        repeats = query.shape[1] // key.shape[1]
-        whole = torch.empty_like(query)
-        for start, end in pairwise(starts.tolist()):
-            distance = torch.arange(end - start)[:, None] - torch.arange(end - start)
-            seen = (distance >= 0) & ((distance <= left) | torch.tensor(left < 0))
-            for head in range(query.shape[1]):
-                scores = query[start:end, head] @ key[start:end, head // repeats].T * given["scale"]
-                shares = scores.masked_fill(~seen, -torch.inf).softmax(-1)
-                whole[start:end, head] = shares @ value[start:end, head // repeats]
-        return whole
 
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", plain)
+@pytest.fixture(params=["torch 2.11", "torch 2.12"])
+def varlen_on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The longest examples that the kernel was told of; it took its argument for shared heads in torch 2.12."""
+    longest: list[tuple[int, int]] = []
+
+    def older(query: Any, key: Any, value: Any, *ends: Any, scale: float, window_size: tuple[int, int]) -> Any:
+        assert query.shape == key.shape == value.shape
+        longest.append(ends[2:])
+        return plain_attention(query, key, value, *ends, window=window_size, scale=scale)
+
+    def newer(
+        query: Any, key: Any, value: Any, *ends: Any, scale: float, window_size: tuple[int, int], enable_gqa: bool
+    ) -> Any:
+        assert enable_gqa and key.shape[1] < query.shape[1]
+        longest.append(ends[2:])
+        return plain_attention(query, key, value, *ends, window=window_size, scale=scale)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", older if "2.11" in request.param else newer)
     monkeypatch.setattr(packed, "_has_varlen", lambda *_: True)
     return longest
 
 
 @pytest.mark.parametrize("window", [None, 3])
 def test_one_kernel_for_all_examples_does_what_one_for_each_does(
-    varlen_on_the_cpu: list[tuple[int, ...]], window: int | None, monkeypatch: pytest.MonkeyPatch
+    varlen_on_the_cpu: list[tuple[int, int]], window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = torch.nn.Module()
     module.num_key_value_groups = 3  # type: ignore[assignment]

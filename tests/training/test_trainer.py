@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from signal import Signals
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from tests.training.tiny import PAD, Build, Memory, config, data, examples, weights
 
 from vademecum.errors import StoppedError
@@ -13,6 +16,7 @@ from vademecum.stopping import Stop
 from vademecum.training import engine
 from vademecum.training.batching import collate
 from vademecum.training.checkpoints import newest_checkpoint
+from vademecum.training.engine import boundary_callback, build_trainer
 from vademecum.training.loss import example_losses, per_token, summed_loss, trained_tokens
 from vademecum.training.trainer import probe_steps, train
 
@@ -184,6 +188,113 @@ def test_killed_and_resumed_equals_uninterrupted(
         assert torch.equal(weight, weights(resumed)[name]), name
     timeless = {"seconds", "real_tokens_per_second"}
     assert summary.model_dump(exclude=timeless) == expected.model_dump(exclude=timeless)
+
+
+def overflowing(model: PeftModel, *calls: int) -> PeftModel:
+    """The gradients of these micro-batches, counted from zero, are too large for a number."""
+    count = iter(range(1000))
+    weight = next(weight for weight in model.parameters() if weight.requires_grad)
+    weight.register_hook(lambda gradient: gradient * (torch.inf if next(count) in calls else 1))
+    return model
+
+
+@pytest.fixture
+def loss_scaler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training with float16's loss scaler, which Accelerate makes on a GPU only."""
+
+    def build_with_scaler(*given: Any) -> Any:
+        trainer = build_trainer(*given)
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
+        return trainer
+
+    monkeypatch.setattr("vademecum.training.trainer.build_trainer", build_with_scaler)
+
+
+@pytest.mark.usefixtures("loss_scaler")
+@pytest.mark.parametrize("skipped", [1, 2, 6])
+def test_a_step_that_float16_skips_counts_in_the_schedule(
+    skipped: int, build: Build, tokenizer: Any, tmp_path: Path
+) -> None:
+    sink, knobs = Memory(tmp_path), config()
+    train(overflowing(build(), 2 * skipped - 1), tokenizer, data(knobs), knobs, sink, seed=0)
+    assert [row["step"] for row in sink.rows if row["grad_norm"] is None] == [skipped]
+    rates = [row["learning_rate"] for row in sink.rows]
+    assert rates == pytest.approx([1e-3 * left / 6 for left in (6, 5, 4, 3, 2, 1)])
+    kept = torch.load(tmp_path / "checkpoint-6" / "scheduler.pt")
+    assert kept["last_epoch"] == 6
+    assert set(kept["_last_lr"]) == {0.0}
+
+
+@pytest.mark.usefixtures("loss_scaler")
+def test_a_training_with_a_skipped_step_that_is_killed_and_resumed_ends_the_same(
+    build: Build, tokenizer: Any, tmp_path: Path
+) -> None:
+    knobs = config(max_steps=8)
+    given, kept = data(knobs, save_steps=3), Memory(tmp_path / "whole")
+    whole = overflowing(build(dropout=0.3), 5)
+    train(whole, tokenizer, given, knobs, kept, seed=4)
+    assert [row["step"] for row in kept.rows if row["grad_norm"] is None] == [3]
+
+    broken = Memory(tmp_path / "broken", break_after=5)
+    with pytest.raises(KeyboardInterrupt):
+        train(overflowing(build(dropout=0.3), 5), tokenizer, given, knobs, broken, seed=4)
+    broken.break_after = None
+    resumed = build(dropout=0.3)
+    train(resumed, tokenizer, given, knobs, broken, seed=4)
+    assert broken.rows == kept.rows
+    for name, weight in weights(whole).items():
+        assert torch.equal(weight, weights(resumed)[name]), name
+
+
+def test_training_on_a_cpu_leaves_a_gpu_alone(
+    build: Build, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at its random state opens a context on it: hundreds of megabytes, or an error if it is full."""
+
+    def open_context() -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda.random, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda.random, "_lazy_init", open_context)
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.cuda.get_rng_state_all()
+    knobs, sink = config(max_steps=4), Memory(tmp_path)
+    given = data(knobs, save_steps=2)
+    sink.break_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        train(build(), tokenizer, given, knobs, sink, seed=0)
+    sink.break_after = None
+    assert train(build(), tokenizer, given, knobs, sink, seed=0).status == "completed"
+    assert torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_checkpoint_in_the_midst_of_a_step_has_the_random_state_of_its_beginning(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, saved = [torch.tensor([7])], []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: gpu[0])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", gpu.append)
+    trainer = SimpleNamespace(
+        data=data(config(), device=device),
+        state=SimpleNamespace(global_step=3),
+        args=SimpleNamespace(output_dir=str(tmp_path)),
+        model=None,
+        _save_checkpoint=lambda *_, **__: saved.append(torch.get_rng_state()),
+    )
+    stop, watch = Stop(), SimpleNamespace(look=lambda _: None)
+    boundary = boundary_callback(trainer, stop, watch)  # type: ignore[arg-type]
+    begun = torch.get_rng_state()
+    boundary.on_step_begin()
+    torch.rand(3)  # as dropout would
+    stop.ask(Signals.SIGTERM)
+    with pytest.raises(StoppedError):
+        boundary.on_substep_end()
+    assert len(saved) == 1
+    assert torch.equal(saved[0], begun)
+    assert len(gpu) == (2 if device == "cuda" else 1)
+    assert gpu[-1] is gpu[0]
 
 
 def test_a_finished_training_is_not_trained_again(build: Build, tokenizer: Any, tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def _choose(logits: "Tensor", decoding: Decoding, draws: Sequence[float]) -> "Te
         )
     if decoding.temperature == 0:
         return logits.argmax(dim=-1)
-    likelihood, order = (
+    likelihood, order = (  # drawn on the CPU, for Apple's GPUs have no double precision
         (logits.cpu().double() / decoding.temperature).softmax(dim=-1).sort(descending=True, stable=True)
     )
     total = likelihood.cumsum(dim=-1)
@@ -269,4 +269,4 @@ def _choose(logits: "Tensor", decoding: Decoding, draws: Sequence[float]) -> "Te
     mass = total.gather(-1, nucleus - 1)
     drawn = torch.tensor(draws, dtype=torch.float64, device=total.device)[:, None]
     place = torch.searchsorted(total, drawn * mass, right=True)
-    return order.gather(-1, place.minimum(nucleus - 1))[:, 0]
+    return order.gather(-1, place.minimum(nucleus - 1))[:, 0].to(logits.device)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vademecum.config import LoraConfig
+from vademecum.cuda import is_out_of_memory
 from vademecum.errors import ConfigError, DivergedError, RunError, SourceError
 from vademecum.files import naming, write_json, write_whole
 from vademecum.models.checkpoints import BaseModelFiles
@@ -122,8 +123,11 @@ def load_adapter(model: "PreTrainedModel", folder: Path, *, base: BaseModelFiles
             )
     try:
         with _known_warning_silenced():
-            return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+            # Else PEFT loads it by way of any GPU that is there.
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=False, torch_device=str(model.device))
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise SourceError(
             f"The adapter in {str(folder)!r} does not fit this base model: {error}",
             hint="Load the base model that the adapter was trained on, or train again.",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vademecum.config import ModelConfig
+from vademecum.cuda import is_out_of_memory
 from vademecum.errors import InputError, SourceError
 from vademecum.files import digest_file
 from vademecum.models.fitness import check_causal, check_fit, check_numbers
@@ -115,7 +116,6 @@ def load_base(path: Path, config: ModelConfig, *, dtype: str, device: str) -> "P
         SourceError: weights are missing, left over, of another shape, not finite or too large for `dtype`; or
             transformers does not know the architecture; or it is no decoder.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     check_numbers(path, dtype)
@@ -136,9 +136,9 @@ def load_base(path: Path, config: ModelConfig, *, dtype: str, device: str) -> "P
                 ignore_mismatched_sizes=True,  # they are refused below, in a sentence
                 **options,
             )
-    except torch.OutOfMemoryError:  # which is told by those who know for what the memory was
-        raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if is_out_of_memory(error):  # which is told by those who know for what the memory was
+            raise
         raise SourceError(
             f"The model in {str(path)!r} cannot be loaded: {error}",
             hint="Check that it is a decoder that transformers knows, and copy its directory again if it is damaged.",

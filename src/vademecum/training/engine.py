@@ -117,7 +117,7 @@ def build_trainer(
     )
     trainer.rows, trainer.loader, trainer.data = StepRows(report), loader, data
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_last_step_callback())
+    trainer.add_callback(_step_end_callback())
     trainer.model_accepts_loss_kwargs = True  # compute_loss divides by the whole step's tokens; do not divide again
     # The Trainer would write the tokenizer's special tokens into the model's configuration, and save both.
     trainer.processing_class = None
@@ -204,19 +204,21 @@ def build_loader(data: TrainingData) -> "DataLoader[Any]":
     return DataLoader(data.examples, batch_sampler=layout.micro_batches, collate_fn=join)  # type: ignore[arg-type]
 
 
-def _last_step_callback() -> Any:  # noqa: ANN401  untyped base
+def _step_end_callback() -> Any:  # noqa: ANN401  untyped base
     from transformers import TrainerCallback
 
-    class LastStep(TrainerCallback):  # type: ignore[misc]  # untyped base
-        """The last step is always validated and saved."""
+    class StepEnd(TrainerCallback):  # type: ignore[misc]  # untyped base
+        """The schedule goes on with every step, and the last one is always validated and saved."""
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> Any:  # noqa: ANN401
+        def on_step_end(self, args: Any, state: Any, control: Any, lr_scheduler: Any, **_: object) -> Any:  # noqa: ANN401
+            while lr_scheduler.last_epoch < state.global_step:  # the Trainer leaves it where float16 skips a step
+                lr_scheduler.step()
             if state.global_step >= state.max_steps:
                 control.should_evaluate = args.eval_strategy != "no"
                 control.should_save = args.save_strategy != "no"
             return control
 
-    return LastStep()
+    return StepEnd()
 
 
 class Adapted(Exception):  # noqa: N818  no error: ends training where it can go on in another way
@@ -235,12 +237,13 @@ def boundary_callback(trainer: Any, stop: Stop, watch: Watch) -> Any:  # noqa: A
     from transformers import TrainerCallback
 
     ranks: Ranks = trainer.data.ranks
+    on_cuda = trainer.data.device == "cuda"
 
     class Boundary(TrainerCallback):  # type: ignore[misc]  # untyped base
         """Weights, optimizer and schedule change at the end of a step only; the random state with every dropout."""
 
         def on_step_begin(self, *_: object, **__: object) -> None:
-            self._cpu, self._cuda = torch.get_rng_state(), torch.cuda.get_rng_state_all()
+            self._cpu, self._cuda = torch.get_rng_state(), torch.cuda.get_rng_state() if on_cuda else None
             self._heed()
             try:
                 adaptation = watch.look(trainer.state.global_step)
@@ -265,7 +268,8 @@ def boundary_callback(trainer: Any, stop: Stop, watch: Watch) -> Any:  # noqa: A
             checkpoint = Path(trainer.args.output_dir) / f"checkpoint-{step}"
             if step > 0 and not ranks.agree(lambda: is_whole(checkpoint)):
                 torch.set_rng_state(self._cpu)
-                torch.cuda.set_rng_state_all(self._cuda)
+                if self._cuda is not None:
+                    torch.cuda.set_rng_state(self._cuda)
                 trainer._save_checkpoint(trainer.model, trial=None)
 
     return Boundary()

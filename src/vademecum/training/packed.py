@@ -8,6 +8,7 @@ on a GPU that has it, one call of `torch.nn.attention.varlen` for all. Where the
 
 from collections.abc import Mapping
 from functools import lru_cache
+from inspect import signature
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -136,8 +137,13 @@ def _attend_at_once(
     scaling: float | None,
 ) -> "Tensor":
     from torch.nn.attention.varlen import varlen_attn
+    from transformers.integrations.sdpa_attention import repeat_kv
 
     starts, longest = _starts(lengths, query.device), max(lengths)
+    grouped: dict[str, Any] = {"enable_gqa": True}
+    if not _takes_groups(varlen_attn):
+        grouped, groups = {}, query.shape[1] // key.shape[1]
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     attended: Tensor = varlen_attn(  # type: ignore[assignment]  # a pair only where more is asked for
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
@@ -148,9 +154,15 @@ def _attend_at_once(
         longest,
         scale=scaling,
         window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=True,
+        **grouped,
     )
     return attended.unsqueeze(0)
+
+
+@lru_cache(maxsize=1)
+def _takes_groups(kernel: Any) -> bool:  # noqa: ANN401
+    """Whether several heads of the query may share one of key and value: from torch 2.12 on."""
+    return "enable_gqa" in signature(kernel).parameters
 
 
 @lru_cache(maxsize=4)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vademecum.config.sections import LoraConfig, ModelConfig, TrainConfig
+from vademecum.cuda import is_out_of_memory
 from vademecum.errors import ConfigError, InputError, RunError
 from vademecum.files import write_json
 from vademecum.hardware import PeakMemory
@@ -129,8 +130,6 @@ def train_together(
         InputError: a member's data hold limits, which could change its course, or do not fit the others' or `adapters`.
         RunError: a checkpoint cannot be written or is of other members, or training does not fit into memory.
     """
-    import torch
-
     _check(adapters, members)
     with unwrapped_after(adapters.model), PeakMemory():
         courses = [Course(member, adapters, number, checkpoints) for number, member in enumerate(members)]
@@ -139,7 +138,9 @@ def train_together(
         done = _resume(courses, checkpoints)
         try:
             _train(adapters, courses, checkpoints, sharing, done)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise RunError(
                 f"{len(members)} members do not fit into memory together",
                 hint="train fewer at once, or let fewer slots into a pass",

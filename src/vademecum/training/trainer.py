@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vademecum.config.sections import TrainConfig
+from vademecum.cuda import is_out_of_memory, unused_gpu_hidden
 from vademecum.errors import DivergedError, RunError
 from vademecum.hardware import PeakMemory, release_memory
 from vademecum.models import logits_change, stays_finite
@@ -50,8 +51,6 @@ def train(
         StoppedError: the sink's `stop` was asked to; the last finished step is on disk as a checkpoint.
         RunError: a checkpoint cannot be written, or training does not fit into memory.
     """
-    import torch
-
     untrained = _adapter_weights(model)
     while True:
         layout, schedule = follow(data.layout, data.ranks.agree(sink.adaptations))
@@ -60,7 +59,9 @@ def train(
                 model, tokenizer, replace(data, layout=layout, schedule=schedule), config, sink, seed
             )
             break
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if not data.ranks.alone:
                 raise _out_of_memory(data) from None
             adaptation = halving(layout, sink.done())
@@ -108,7 +109,7 @@ def _attempt(
         sink.timing({"step": row["step"], "seconds": sink.seconds()})
 
     remark = ""
-    with unwrapped_after(model), PeakMemory():
+    with unwrapped_after(model), PeakMemory(), unused_gpu_hidden(data.device):
         fuse_adapters(model)
         arguments = training_arguments(config, data, sink.checkpoints, seed)
         arguments.eval_on_start = bool(data.validation) and checkpoint is None
