@@ -3,7 +3,9 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+FLASH_CAPABILITY = (8, 0)
 FULL = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "ALLOCATION_FAILED")
 """What an error says where a GPU is full: the driver, cuBLAS, cuDNN before version 9 and since."""
 
@@ -40,6 +42,15 @@ def unusable_gpu() -> str:
         f"{gpu.name} has compute capability {gpu.major}.{gpu.minor}, and PyTorch {torch.__version__} was built for "
         f"{', '.join(built_for)}"
     )
+
+
+def shares_heads(dtype: str, device: Any = None) -> bool:  # noqa: ANN401  torch.device
+    """Whether flash attention, for which several heads of the query may share one of key and value, is to be had in
+    that number format on a CUDA device, the current one if none is named.
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.attention.SDPBackend.html"""
+    import torch
+
+    return dtype in ("bfloat16", "float16") and torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -76,6 +76,16 @@ def test_checkpointing_takes_less_and_dropout_more(folder: Path) -> None:
     assert predict(folder, dtype="bfloat16").activations_bytes < plain
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_keys_and_values_that_are_repeated_are_counted(folder: Path, packed: bool) -> None:
+    """Four heads of them where there were two, kept in every layer for the way back."""
+    once, again = (
+        predict(folder, rows=1, width=512, packed=packed, heads_repeated=on).activations_bytes for on in (False, True)
+    )
+    copies = 6 * 2 * (4 - 2) * 16 * 512 * 4
+    assert 0.9 * copies < again - once < 1.5 * copies
+
+
 def test_every_trained_token_costs_a_row_of_the_vocabulary(folder: Path) -> None:
     few, many = (predict(folder, trained_tokens=count).activations_bytes for count in (300, 400))
     assert many - few == pytest.approx(100 * 2048 * 4, rel=0.1)

@@ -11,6 +11,7 @@ from tests.training.tiny import PAD, Build, examples
 from transformers import AutoModelForCausalLM, FalconConfig, MistralConfig, PhimoeConfig, StableLmConfig
 
 from vademecum.errors import ConfigError
+from vademecum.models.attention import heads_repeated
 from vademecum.training import packed
 from vademecum.training.batching import collate, collate_packed
 from vademecum.training.engine import unwrapped_after
@@ -170,6 +171,17 @@ def test_one_kernel_for_all_examples_does_what_one_for_each_does(
         its, keys, values = (tensor[:, :, start:end] for tensor in (query, key, value))
         alone = attend(module, its, keys, values, None, example_lengths=None, sliding_window=window, scaling=0.3)[0]
         assert torch.allclose(one_by_one[:, start:end], alone, atol=1e-5)
+
+
+def test_where_heads_cannot_be_shared_packed_examples_get_them_repeated(build: Build) -> None:
+    model, batch = build(warm=True), collate_packed(examples(5), PAD)
+    with unwrapped_after(model):
+        attend_within_examples(model)
+        shared, expected = gradients(model, [batch])
+        with heads_repeated(True):
+            repeated, found = gradients(model, [batch])
+    assert repeated == pytest.approx(shared, rel=1e-5)
+    assert (found - expected).norm() < 1e-4 * expected.norm()
 
 
 def test_the_one_kernel_is_for_16_bits_on_cuda() -> None:

@@ -15,6 +15,7 @@ from vademecum.config import ModelConfig
 from vademecum.cuda import is_out_of_memory
 from vademecum.errors import InputError, SourceError
 from vademecum.files import digest_file
+from vademecum.models.attention import register_attention
 from vademecum.models.fitness import check_causal, check_fit, check_numbers
 from vademecum.models.gguf import convert_gguf
 from vademecum.models.progress import no_load_report
@@ -119,6 +120,7 @@ def load_base(path: Path, config: ModelConfig, *, dtype: str, device: str) -> "P
     from transformers import AutoModelForCausalLM
 
     check_numbers(path, dtype)
+    register_attention()
 
     options: dict[str, Any] = {}
     if config.quantization != "none":

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from vademecum.config import BudgetConfig, LoraConfig
 from vademecum.generation.decoding import Batch
 from vademecum.hardware import CUDA_CONTEXT_BYTES, Device, machine_memory_bytes, process_memory_bytes
+from vademecum.models.attention import heads_repeated
 from vademecum.planning.tracing import Allocations, faked, read_model_config, shapeless
 from vademecum.records import Record
 from vademecum.training.fused import fuse_adapters
@@ -112,6 +113,8 @@ class TrainingShape:
     """Processes that keep the frozen weights in parts."""
     packed: bool = False
     """A micro-batch is one row of several examples."""
+    heads_repeated: bool = False
+    """Keys and values are copied for every head of the query, as on a GPU without flash attention."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +283,7 @@ def _trace_training(config: "PretrainedConfig", lora: LoraConfig, dtype: str, sh
     allocations = Allocations()
     if shape.packed:
         attend_within_examples(model)
-    with faked(model):
+    with faked(model), heads_repeated(shape.heads_repeated):
         allocations.disregard(model)
         inputs: dict[str, Any] = {
             "input_ids": torch.zeros(shape.rows, shape.width, dtype=torch.long),

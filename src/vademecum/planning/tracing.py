@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vademecum.config import LoraConfig
 from vademecum.errors import SourceError
 from vademecum.models import attach_adapter
+from vademecum.models.attention import register_attention
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -89,6 +90,7 @@ def shapeless(config: "PretrainedConfig", dtype: str, lora: LoraConfig | None = 
     import torch
     from transformers import AutoModelForCausalLM
 
+    register_attention()
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=getattr(torch, dtype))
     return model if lora is None else attach_adapter(model, lora, seed=0)
@@ -98,7 +100,7 @@ def shapeless(config: "PretrainedConfig", dtype: str, lora: LoraConfig | None = 
 def faked(model: "PreTrainedModel") -> Iterator[None]:
     """Give a model on the meta device tensors that pretend to lie on the CPU, and run the block without memory.
 
-    As on the CPU, attention is the kind that never holds a square of scores; CUDA's own is of that kind too.
+    Attention is the CPU's, which never holds a square of scores; `models.attention` sees to it that CUDA's does not.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import masking_utils

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from vademecum.config import RunConfig, TrainConfig
+from vademecum.cuda import shares_heads
 from vademecum.errors import ConfigError
 from vademecum.generation import Prompt, chunks
 from vademecum.hardware import Device, can_compact_memory, check_device, choose_dtype, probe_hardware
@@ -303,6 +304,7 @@ class _Predictor:
             quantization=settings.quantization,
             compact=settings.compact or self.device != "cpu",
             packed=layout.packed,
+            heads_repeated=self.device == "cuda" and not shares_heads(self.dtype),
         )
 
 

@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from vademecum.errors import ConfigError
+from vademecum.models import attention
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +74,6 @@ def attend(
         ConfigError: the model's attention is of a kind that this is not.
     """
     import torch
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     tokens = query.shape[2]
     _check(getattr(module, "config", None), attention_mask, options, tokens)
@@ -83,7 +83,7 @@ def attend(
         return _attend_at_once(query, key, value, lengths, window, options.get("scaling")), None
     # `split`, for on the way back it joins the parts' gradients; slices would each add a whole one.
     parts = zip(*(torch.split(tensor, list(lengths), dim=2) for tensor in (query, key, value)), strict=True)
-    attended = [sdpa_attention_forward(module, *part, _mask(part[0], window), **options)[0] for part in parts]
+    attended = [attention.attend(module, q, k, v, _mask(q, window), **options)[0] for q, k, v in parts]
     return attended[0] if len(attended) == 1 else torch.cat(attended, dim=1), None
 
 
