@@ -1,5 +1,6 @@
 """A run directory keeps whole files, an honest manifest, and one owner at a time."""
 
+import errno
 import multiprocessing
 from pathlib import Path
 
@@ -103,6 +104,16 @@ def test_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
         (tmp_path / name).write_text("half", encoding="utf-8")
     with run.lock():
         assert sorted(file.name for file in tmp_path.rglob("*.part")) == ["kept.part"]
+
+
+def test_a_drive_without_locks_is_not_taken_for_a_run_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("vademecum.runs.fcntl.flock", refuse)
+    with pytest.raises(RunError, match=r"without locks \(No locks available\)") as caught, Run.create(tmp_path).lock():
+        pass
+    assert "--out" in caught.value.hint
 
 
 def test_whoever_locks_a_folder_leaves_alone_what_another_writes_in_a_locked_one_below(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@
                "dtype": "float32"}}
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -92,13 +93,19 @@ class Run:
         """Hold the directory for this process; the kernel lets go when the process ends, however it ends.
 
         Raises:
-            RunError: another process holds it.
+            RunError: another process holds it, or the drive knows no locks.
         """
         file = self.path / LOCK
         with file.open("a+", encoding="utf-8") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise RunError(
+                        f"{self.path} lies on a drive without locks ({error.strerror}), and another process could "
+                        "write to it at the same time",
+                        hint="choose a directory on another drive with --out",
+                    ) from None
                 handle.seek(0)
                 raise RunError(
                     f"{self.path} is in use by {handle.read().strip() or 'another process'}",

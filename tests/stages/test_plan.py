@@ -178,6 +178,18 @@ def test_answers_are_written_without_what_training_has_set(
     assert not any(switched[3:])
 
 
+def test_a_run_that_was_planned_for_another_machine_says_so(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("the device is here")
+    given = config(tiny_checkpoint, "generate.systems=['base', 'tuned']")
+    go(tmp_path, given, until="plan")
+    road = Road(Run.open(tmp_path), given, Silence())
+    plan = road.run.read_record("plan.json", Plan)
+    with pytest.raises(RunError, match="planned for cuda, which is not on this machine") as caught:
+        material.Base.locate(road).check(plan.model_copy(update={"device": "cuda"}))
+    assert "--force plan" in caught.value.hint
+
+
 def test_a_device_that_is_not_here_is_refused_before_anything_is_predicted(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

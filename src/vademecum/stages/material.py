@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from vademecum.baselines import nearest
 from vademecum.config import ModelConfig, RunConfig
-from vademecum.errors import RunError
+from vademecum.errors import ConfigError, RunError
 from vademecum.files import digest_file
 from vademecum.generation import Prompt
+from vademecum.hardware import check_device
 from vademecum.models import BaseModelFiles, load_base, load_tokenizer, locate_base
 from vademecum.planning import Plan
 from vademecum.prompts import build_messages, encode_answer, encode_prompt
@@ -106,11 +107,19 @@ class Base:
         return cls(files, load_tokenizer(files.path))
 
     def check(self, plan: Plan) -> None:
-        """Refuse another base model than the one that was planned with.
+        """Refuse another base model than the one that was planned with, and a machine without the plan's device.
 
         Raises:
-            RunError: its weights or configuration have changed, such as a hub's branch that moved on.
+            RunError: its weights or configuration have changed, such as a hub's branch that moved on; or the device is
+                not here.
         """
+        try:
+            check_device(plan.device)
+        except ConfigError:
+            raise RunError(
+                f"the run was planned for {plan.device}, which is not on this machine",
+                hint="go on where it was begun, or give --force plan to begin anew here; `vade ask` answers anywhere",
+            ) from None
         if self.files.digest != plan.base_digest:
             raise RunError(
                 f"the base model {self.files.name} is another one than when the run was planned",

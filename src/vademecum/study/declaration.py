@@ -148,7 +148,8 @@ class SearchConfig(Section):
     prune: bool = False
     """Stop trials early whose validation loss is in the worse half at their step: Optuna's successive halving."""
     storage: str = ""
-    """Any storage address of Optuna; empty: an SQLite file in the search's directory."""
+    """Any storage address of Optuna without a password; empty: VADE_SEARCH_STORAGE, or an SQLite file in the search's
+    directory."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of the sampler."""
 

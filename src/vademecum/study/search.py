@@ -252,7 +252,7 @@ def _losses(run: Run) -> tuple[tuple[int, float], ...]:
     """Of a training at work: examples seen, whatever their number per step, and validation loss."""
     rows = run.read_lines("training.jsonl") if run.file("training.jsonl").is_file() else []
     seen = dict(zip((row["step"] for row in rows), accumulate(row["examples"] for row in rows), strict=True))
-    return tuple((seen[step], loss) for step, loss in validation_losses(rows))
+    return tuple((seen[step], loss) for step, loss in validation_losses(rows) if step)  # untrained, all are alike
 
 
 def training_summary(run: Run) -> dict[str, Any] | None:
