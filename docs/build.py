@@ -238,14 +238,16 @@ def memory_table(results: list[dict[str, Any]]) -> str:
 
 def scaling_table(results: list[dict[str, Any]]) -> str:
     """What `scaling` and `shared_base` measured, machine by machine."""
-    lines = ["| figure | measured | n | machine |", "|---|---:|---:|---|"]
+    lines = ["| figure | measured, or forecast | n | machine |", "|---|---:|---:|---|"]
     for result in results:
         for suffix, model in (("", ""), (".tinyllama", "TinyLlama's shape: ")):
             for name, what in SCALING_FIGURES.items():
                 if found := result["figures"].get(name + suffix):
                     spread = "" if found["low"] == found["high"] else f" [{found['low']:.3g} to {found['high']:.3g}]"
                     unit = "" if found["unit"] == "ratio" else f" {found['unit']}"
-                    cells = [f"{model}{what}", f"{found['value']:.3g}{unit}{spread}", found["n"], result["machine"]]
+                    forecast = "forecast: " if name.startswith("scaling.thousand") else ""
+                    value = f"{forecast}{found['value']:.3g}{unit}{spread}"
+                    cells = [f"{model}{what}", value, found["n"], result["machine"]]
                     lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
