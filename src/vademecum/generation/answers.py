@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from vademecum.errors import InputError, RunError
@@ -45,6 +45,22 @@ class PredictionSink(Protocol):
 
     def write(self, chunk: int, predictions: list[Prediction]) -> None:
         """Keep the predictions of chunk number `chunk`, counted from 0."""
+
+
+@dataclass
+class KeptAnswers:
+    """A sink in memory, for answers that no later sitting goes on from."""
+
+    stop: Stop = field(default_factory=Stop)
+    predictions: list[Prediction] = field(default_factory=list)
+
+    def done(self) -> int:
+        """Nothing is there already."""
+        return 0
+
+    def write(self, chunk: int, predictions: list[Prediction]) -> None:
+        """Keep a chunk."""
+        self.predictions += predictions
 
 
 class GenerationTiming(Record):

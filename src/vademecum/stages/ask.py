@@ -1,23 +1,21 @@
 """Asking a finished run questions of one's own: its model's answer, and the nearest answer that the corpus knows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
 from vademecum.baselines import nearest
 from vademecum.config import load_config
 from vademecum.errors import InputError
-from vademecum.generation import Decoding, Prompt, generate
+from vademecum.generation import Decoding, KeptAnswers, Prompt, generate
 from vademecum.hardware import choose_dtype, probe_hardware
 from vademecum.planning import Plan
-from vademecum.records import Prediction, QAPair, Record, Stopped
+from vademecum.records import QAPair, Record, Stopped
 from vademecum.runs import Run
 from vademecum.sources import cache_folder
 from vademecum.stages.answer import load_system
 from vademecum.stages.material import Base, Pairs, prompts_for
 from vademecum.stages.road import Road, Silence
-from vademecum.stopping import Stop
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,22 +33,6 @@ class Reply(Record):
     nearest: QAPair
     """The train pair whose question is nearest: what `copy` answers. A typed question has no question type, so all of
     train is looked through."""
-
-
-@dataclass
-class _Answers:
-    """Keeps in memory what `generate` writes."""
-
-    stop: Stop = field(default_factory=Stop)
-    predictions: list[Prediction] = field(default_factory=list)
-
-    def done(self) -> int:
-        """Nothing was answered before."""
-        return 0
-
-    def write(self, chunk: int, predictions: list[Prediction]) -> None:
-        """Keep them."""
-        self.predictions += predictions
 
 
 class Handbook:
@@ -79,7 +61,7 @@ class Handbook:
         asked = QAPair(id="question", question=question.strip(), answer="")
         if not asked.question:
             raise InputError("the question is empty", hint="ask something, such as 'What are the symptoms of gout?'")
-        sink = _Answers()
+        sink = KeptAnswers()
         generate(self._model, self._base.tokenizer, self._prompts(asked), self._decoding, sink)
         [said], [[known]] = sink.predictions, nearest(self._train, [asked], 1)
         return Reply(
