@@ -64,13 +64,19 @@ def test_loading_prints_nothing(tiny_checkpoint: Path, capfd: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
-def test_quantization_stays_near_the_full_weights(tinyllama_lookalike: Path, quantization: str) -> None:
+def test_quantization_stays_near_the_full_weights(tmp_path: Path, quantization: str) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     pytest.importorskip("bitsandbytes")
+    # On a CPU with AVX-512 bitsandbytes 0.50 unpacks rows in error that are no whole number of blocks of 64.
+    shape = {"vocab_size": 400, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=2, num_key_value_heads=2)).save_pretrained(tmp_path)
     row = torch.tensor([[1, 300, 310, 320]])
     config = ModelConfig.model_validate({"quantization": quantization})
     with torch.inference_mode():
-        full = load_base(tinyllama_lookalike, ModelConfig(), dtype="float32", device="cpu")(row).logits
-        rough = load_base(tinyllama_lookalike, config, dtype="float32", device="cpu")(row).logits
+        full = load_base(tmp_path, ModelConfig(), dtype="float32", device="cpu")(row).logits
+        rough = load_base(tmp_path, config, dtype="float32", device="cpu")(row).logits
     difference = float((full - rough.float()).abs().mean() / full.abs().mean())
     assert 0 < difference < 0.5
 

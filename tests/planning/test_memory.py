@@ -65,7 +65,8 @@ def test_four_bits_shrink_the_linear_layers_alone(folder: Path) -> None:
 
 
 def test_activations_follow_the_tokens(folder: Path) -> None:
-    one, two = (predict(folder, rows=rows, trained_tokens=rows * 75).activations_bytes for rows in (4, 8))
+    # So many that the loss's few rows in float32, the same for any number, are of no account.
+    one, two = (predict(folder, rows=rows, trained_tokens=rows * 75).activations_bytes for rows in (60, 120))
     assert two == pytest.approx(2 * one, rel=0.02)
 
 

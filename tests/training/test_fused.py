@@ -82,7 +82,9 @@ def test_other_layers_are_left_alone(change: str) -> None:
     assert fuse_adapters(model) == 0
 
 
-def test_the_loss_is_torchs_forward_and_back() -> None:
+@pytest.mark.parametrize("rows_at_a_time", [1, 3, 100])
+def test_the_loss_is_torchs_forward_and_back(rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vademecum.training.fused.LOSS_PART_BYTES", rows_at_a_time * 40 * 4)
     torch.manual_seed(1)
     logits = (20 * torch.randn(7, 40)).requires_grad_()
     targets = torch.randint(0, 40, (7,))
@@ -94,6 +96,20 @@ def test_the_loss_is_torchs_forward_and_back() -> None:
     (3 * loss).backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(ours.grad, gradient)
+
+
+def test_the_loss_of_16_bit_logits_is_computed_in_float32() -> None:
+    torch.manual_seed(1)
+    logits = (5 * torch.randn(7, 4000)).bfloat16().requires_grad_()
+    targets = torch.randint(0, 4000, (7,))
+    wide = logits.detach().float().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(wide, targets, reduction="none")
+    expected.sum().backward()  # type: ignore[no-untyped-call]
+    losses = token_cross_entropy()(logits * 1, targets)
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(losses, expected)
+    assert logits.grad is not None and wide.grad is not None
+    torch.testing.assert_close(logits.grad, wide.grad.bfloat16(), rtol=2**-7, atol=1e-9)
 
 
 def test_logits_that_something_else_still_needs_are_an_error_and_not_a_wrong_gradient() -> None:

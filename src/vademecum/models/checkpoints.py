@@ -150,6 +150,7 @@ def load_base(path: Path, config: ModelConfig, *, dtype: str, device: str) -> "P
         model.to(device)
     else:
         _own_weights(model)
+        _keep_layout(model)
     check_causal(path, model)
     return model
 
@@ -159,6 +160,18 @@ def _own_weights(model: "PreTrainedModel") -> None:
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.device.type == "cpu" and tensor.dtype.is_floating_point:
             tensor.data = tensor.data.clone()
+
+
+def _keep_layout(model: "PreTrainedModel") -> None:
+    """Compute with the weights as they were quantized, on every machine.
+
+    On a CPU with AVX512-BF16 bitsandbytes (0.50) rewrites 4-bit weights at the first call without gradients: scales are
+    rounded to bfloat16, layers whose width is no multiple of 32 fail, and what is trained or moved after that goes by
+    the rewritten ones (https://github.com/bitsandbytes-foundation/bitsandbytes/issues/2078).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _converted_wheel_model(*, offline: bool) -> Path:

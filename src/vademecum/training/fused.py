@@ -10,7 +10,8 @@ base's own result by one matrix product, and the same is done on the way back:
 W is frozen and has no gradient. Kept for the way back are x, which the layers before share, and x Aᵀ.
 
 PyTorch's cross entropy holds three tensors of a whole vocabulary per trained token: logits, log-softmax and gradient.
-Here the logits themselves become the gradient, softmax minus one at the target, as soon as the loss is known.
+Here the logits themselves become the gradient, softmax minus one at the target, as soon as the loss is known; a few
+rows at a time, so that what lies between stays in the processor's cache, and no copy in float32 is made of the whole.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+
+LOSS_PART_BYTES = 2 << 20
+"""Of the logits that the loss works on at a time, in float32."""
 
 
 def fuse_adapters(model: "Module") -> int:
@@ -106,30 +110,46 @@ def lora_linear() -> Callable[..., "Tensor"]:
 
 
 def token_cross_entropy() -> Callable[["Tensor", "Tensor"], "Tensor"]:
-    """The loss as a function: (logits (n, vocabulary) in float32, targets (n,)) → (n,), in nats.
+    """The loss as a function: (logits (n, vocabulary), targets (n,)) → (n,), in nats and in float32.
 
-    It overwrites the logits; PyTorch raises an error where a model's last step still needs them.
+    It computes in float32 and overwrites the logits with their gradient, in their own dtype; PyTorch raises an error
+    where a model's last step still needs them.
     """
     import torch
 
     class TokenCrossEntropy(torch.autograd.Function):
-        """Log-sum-exp with the largest logit taken out first, as ever."""
+        """Log-sum-exp with the largest logit taken out first, as ever; its rest is the log of that logit's share."""
 
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> "Tensor":  # noqa: ANN401
             logits, targets = inputs
-            chosen = targets.unsqueeze(1)
-            largest = logits.max(dim=1, keepdim=True).values
-            at_target = logits.gather(1, chosen)
-            total = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
-            ctx.save_for_backward(logits.div_(total).scatter_add_(1, chosen, -torch.ones_like(at_target)))
-            losses: Tensor = (total.log() + largest - at_target).squeeze(1)
-            return losses
+            wide, shares = _scratch(logits), _scratch(logits)
+            losses = []
+            for part, chosen in zip(logits.split(len(wide)), targets.unsqueeze(1).split(len(wide)), strict=True):
+                here = wide[: len(part)].copy_(part)
+                largest, at_target = here.amax(dim=1), here.gather(1, chosen)
+                share = torch.softmax(here, dim=1, out=shares[: len(part)])
+                losses.append(largest - share.amax(dim=1).log() - at_target.squeeze(1))
+                if ctx.needs_input_grad[0]:
+                    part.copy_(share.scatter_add_(1, chosen, -torch.ones_like(at_target)))
+            ctx.save_for_backward(logits)
+            return torch.cat(losses)
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401
             (gradient,) = ctx.saved_tensors
-            return gradient.mul_(grads[0].unsqueeze(1)), None
+            wide = _scratch(gradient)
+            for part, weight in zip(gradient.split(len(wide)), grads[0].unsqueeze(1).split(len(wide)), strict=True):
+                part.copy_(wide[: len(part)].copy_(part).mul_(weight))
+            return gradient, None
 
     apply: Callable[[Tensor, Tensor], Tensor] = TokenCrossEntropy.apply
     return apply
+
+
+def _scratch(logits: "Tensor") -> "Tensor":
+    """Room for the rows of `logits` that are worked on at a time; taken once, for new pages cost more than the work."""
+    import torch
+
+    rows = max(1, min(len(logits), LOSS_PART_BYTES // (4 * logits.shape[1])))
+    return torch.empty(rows, logits.shape[1], dtype=torch.float32, device=logits.device)

@@ -56,18 +56,28 @@ def token_losses(model: "Module", inputs: Mapping[str, Any], positions: "Tensor"
 
     The output layer sees only these positions: prompts and pads cost no row of vocabulary size. What a model does with
     its logits afterwards, such as scaling or soft caps, happens as ever, and so does everything that PEFT and
-    Accelerate hang onto the model's call.
+    Accelerate hang onto the model's call; but the losses take the logits' place before Accelerate would make a copy of
+    all logits in float32.
     """
 
     def keep_trained(_: "Module", args: tuple["Tensor", ...]) -> tuple["Tensor", ...]:
         return (args[0].flatten(0, 1).index_select(0, positions).unsqueeze(0),)
 
-    hook = _output_layer(model).register_forward_pre_hook(keep_trained)
+    def judge(_: "Module", __: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401  transformers' ModelOutput
+        output.logits = token_cross_entropy()(output.logits.squeeze(0), targets)
+        return output
+
+    language_model = _language_model(model)
+    hooks = (
+        language_model.get_output_embeddings().register_forward_pre_hook(keep_trained),
+        language_model.register_forward_hook(judge),
+    )
     try:
-        logits = model(**inputs, use_cache=False).logits.squeeze(0)
+        losses: Tensor = model(**inputs, use_cache=False).logits
     finally:
-        hook.remove()
-    return token_cross_entropy()(logits.float(), targets)
+        for hook in hooks:
+            hook.remove()
+    return losses
 
 
 def example_losses(model: "Module", examples: Sequence[Example], pad_id: int, most_tokens: int) -> list[ExampleLoss]:
@@ -78,7 +88,7 @@ def example_losses(model: "Module", examples: Sequence[Example], pad_id: int, mo
     """
     import torch
 
-    device = _output_layer(model).weight.device
+    device = _language_model(model).get_output_embeddings().weight.device
     was_training = model.training
     model.eval()
     found = []
@@ -116,5 +126,7 @@ def _batches(examples: Sequence[Example], most_tokens: int) -> list[list[Example
     return batches
 
 
-def _output_layer(model: Any) -> Any:  # noqa: ANN401  transformers' models are untyped here
-    return getattr(model, "module", model).get_output_embeddings()  # inside of DistributedDataParallel
+def _language_model(model: Any) -> Any:  # noqa: ANN401  transformers' models are untyped here
+    """transformers' own model, without what PEFT and DistributedDataParallel put around it."""
+    inner = getattr(model, "module", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
