@@ -180,12 +180,12 @@ def test_a_study_remembers_the_seeds_of_its_first_verdicts(tiny_checkpoint: Path
     design = lay_out_design(tiny_study(tiny_checkpoint, **SMALL))
     rate = "learning rate=5e-3"
     assert folder.enter_judged(design, {"baseline"}) == []  # nothing is judged without the baseline's seeds
-    assert not (tmp_path / "s" / "judged.json").exists()
+    assert not (tmp_path / "s" / "results" / "judged.json").exists()
     assert folder.enter_judged(design, {rate}) == []
     more = lay_out_design(tiny_study(tiny_checkpoint, **(SMALL | {"baseline_seeds": (0, 1, 5), "seeds": (0, 1)})))
     for waiting in ({"baseline", rate}, set(), set()):
         assert folder.enter_judged(more, waiting) == ["baseline, seed 5"]
-    assert json.loads((tmp_path / "s" / "judged.json").read_text()) == {"baseline": [0, 1], rate: [0, 1]}
+    assert json.loads((tmp_path / "s" / "results" / "judged.json").read_text()) == {"baseline": [0, 1], rate: [0, 1]}
 
 
 def test_a_seed_that_is_added_after_the_verdict_is_told_in_the_report(

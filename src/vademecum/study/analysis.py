@@ -1,6 +1,5 @@
 """From a study's trials to `study.json`: trials, effects per factor, the noise floor, and a verdict on each claim."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -67,7 +66,7 @@ def analyse(
     `same` are variants that come to the same settings at this study's size. Raises RunError when two scores of one pair
     do not belong together.
     """
-    results = gather([_finite(trial) for trial in trials], measured, evaluate.level)
+    results = gather([trial.finite() for trial in trials], measured, evaluate.level)
     floors = {metric: noise_floor(results, metric) for metric in STUDY_METRICS}
     gains = {metric: measure(results, BASELINE, BASE_MODEL, metric) for metric in METRICS}
     meant = {claim: (design.aliases[claim.variant], design.aliases[claim.against]) for claim in design.study.claims}
@@ -124,23 +123,3 @@ def _estimates(scores: Sequence[Score], evaluate: EvaluateConfig) -> dict[str, E
         )
         for metric in METRICS
     }
-
-
-def _finite(trial: TrialResult) -> TrialResult:
-    """Without the numbers of a diverged training that are none, which JSON cannot hold."""
-    return trial.model_copy(
-        update={
-            "losses": _drawn(trial.losses),
-            "validation": _drawn(trial.validation),
-            "final_loss": _number(trial.final_loss),
-            "validation_loss": _number(trial.validation_loss),
-        }
-    )
-
-
-def _drawn(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
-    return tuple(point for point in points if math.isfinite(point[1]))
-
-
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

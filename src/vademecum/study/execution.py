@@ -16,6 +16,7 @@ from vademecum.study.declaration import StudyConfig
 from vademecum.study.design import Design, Trial, anchored, lay_out_design
 from vademecum.study.executors import Executor, Task
 from vademecum.study.folder import DECLARATION, FIXED, StudyFolder
+from vademecum.study.kept import belonging
 from vademecum.study.sharing import Group, share_groups, sharing_pays, take_up_groups, why_alone
 from vademecum.study.sizing import Sizing, size_study
 from vademecum.study.verdict import judge
@@ -40,7 +41,7 @@ def run_study(study: StudyConfig, path: Path, setting: Setting) -> StudyAnalysis
 
     Raises:
         ConfigError: the declaration cannot be carried out, or does not fit the budget; says what would.
-        StaleError: the study was sized by another declaration.
+        StaleError: the study was sized by another declaration, or results of other trials were brought along.
         StoppedError: `setting.stop` was asked to.
         RunError: not one trial came to an end.
     """
@@ -48,6 +49,9 @@ def run_study(study: StudyConfig, path: Path, setting: Setting) -> StudyAnalysis
     with folder.files.lock():
         design, sizing = prepare_study(study, folder, setting)
         trials = size_trials(design, sizing)
+        folder.take_in(belonging(design, trials, folder.shared))
+        if folder.ended_elsewhere:
+            setting.observer.say(f"{len(folder.ended_elsewhere)} of the trials were ended elsewhere, and count")
         pairs = "all" if sizing.train_pairs is None else f"{sizing.train_pairs:,}"
         setting.observer.say(
             f"{len(trials)} trials on {pairs} train pairs each: {sizing.total_minutes:.0f} minutes by the plan, one "
@@ -124,6 +128,7 @@ def _run_trials(folder: StudyFolder, trials: Sequence[Trial], setting: Setting) 
             return
         folder.end(trial, code)
         if result := folder.result(trial):
+            folder.keep(trial)
             done += 1
             remark = folder.last_words(trial) if result.status == "failed" else result.remark
             setting.observer.say(f"{task.name}: {result.status}" + (f": {remark}" if remark else ""))

@@ -2,9 +2,9 @@
 
 studies/NAME/
   study-config.json   the declaration      sizing.json   what all trials have in common
-  judged.json         the seeds that every variant had when it could first be judged
   shared/             a run: corpus, split, plan and the answers of every system but the tuned one
   trials/NAME/        a run each, with its log
+  results/            what is kept of every trial that has ended, see `kept`
   study.json  study.md  study.html  study.tex
 """
 
@@ -18,6 +18,7 @@ from vademecum.records import Assignment, Score
 from vademecum.runs import Run
 from vademecum.study.declaration import SearchConfig, StudyConfig
 from vademecum.study.design import Design, Trial, lay_out_design
+from vademecum.study.kept import RESULTS, KeptTrial, differing
 from vademecum.study.records import BASELINE, PairLoss, TrialResult, TrialStatus
 from vademecum.study.sizing import OWN_STAGES
 
@@ -25,7 +26,7 @@ FIXED = ("baseline", "set", "minutes", "reference_steps")
 """Settings of a study that its trials were sized by. Factors and seeds may be added to later; of what stands, and of
 margins and claims, see `StudyFolder.check_claims`."""
 DECLARATION = "study-config.json"
-JUDGED = "judged.json"
+JUDGED = f"{RESULTS}/judged.json"
 FAILURE = "failure.json"
 """Of a trial's last try, where that came to no result."""
 TRIAL_STAGES = ("plan", *OWN_STAGES, "score/tuned", "report")
@@ -43,6 +44,10 @@ class StudyFolder:
         self.files = Run.create(path)
         self.path = self.files.path
         self._log_sizes: dict[str, int] = {}
+        self._kept: dict[str, KeptTrial] = {}
+        """Trials that were ended elsewhere."""
+        self._belonging: Mapping[str, Mapping[str, str]] = {}
+        """Trial → what its result is made with."""
         self._digests: dict[tuple[int, ...], str] = {}
         """Of the versions of files that were read: device, inode, bytes, time."""
 
@@ -52,8 +57,8 @@ class StudyFolder:
         return Run.create(self.path / "shared")
 
     def trial(self, trial: Trial) -> Run:
-        """The run directory of a trial."""
-        return Run.create(self.path / "trials" / trial.name)
+        """The run directory of a trial; it is there once the trial was begun."""
+        return Run(self.path / "trials" / trial.name)
 
     def log(self, trial: Trial) -> Path:
         """What a trial's process says."""
@@ -85,8 +90,7 @@ class StudyFolder:
         """
         before, now = StudyConfig.model_validate(self.files.read_json(DECLARATION)), design.study
         declared = lay_out_design(before)
-        there = [trial for trial in declared.trials() if (self.path / "trials" / trial.name).is_dir()]
-        ended = {trial.variant for trial in there if self.is_finished(trial)}
+        ended = {trial.variant for trial in declared.trials() if self.is_finished(trial)}
         if not ended:
             return
         if dropped := _dropped(declared, design, {BASELINE, *ended}):
@@ -124,6 +128,56 @@ class StudyFolder:
             if one.name in known and seed not in known[one.name]
         ]
 
+    def take_in(self, belonging: Mapping[str, Mapping[str, str]]) -> None:
+        """Count the trials of `results/` that were not trained here; `belonging` says what each must be made with.
+
+        Raises:
+            StaleError: one is of a trial that is not declared, or was made with something else.
+            RunError: a file is damaged.
+        """
+        self._belonging = belonging
+        for file in sorted((self.path / RESULTS).glob("*.json")):
+            if self.files.file(JUDGED) == file:
+                continue
+            kept = self.files.read_record(f"{RESULTS}/{file.name}", KeptTrial)
+            name = kept.result.name
+            if name not in belonging:
+                raise StaleError(
+                    f"{file} is the result of a trial that is not declared",
+                    hint="what has been seen is not dropped: declare its level and seed again, or take another --out",
+                )
+            if "train" in Run(self.path / "trials" / name).entries():
+                continue
+            if found := differing(kept.belongs_to, belonging[name]):
+                raise StaleError(
+                    f"{file} was ended with another {', another '.join(found)} than the study has now",
+                    hint="give the study as it was declared there, or take another --out; of a study with `minutes`, "
+                    "whose trials are sized by the machine, results cannot be carried to another",
+                )
+            self._kept[name] = kept
+
+    def keep(self, trial: Trial) -> None:
+        """Write what a trial that has ended here came to into `results/`; a failed one has come to nothing. After
+        `take_in`."""
+        result = self.result(trial)
+        if trial.name in self._kept or result is None or result.status == "failed":
+            return
+        completed, entry = result.status == "completed", self.trial(trial).entries()["train"]
+        kept = KeptTrial(
+            belongs_to=dict(self._belonging[trial.name]),
+            result=result.finite(),
+            scores=tuple(self.scores(trial)) if completed else (),
+            losses=tuple(self.pair_losses(trial)) if completed else (),
+            device=entry.device,
+            versions=entry.versions,
+        )
+        self.files.write_text(f"{RESULTS}/{trial.name}.json", kept.model_dump_json() + "\n")
+
+    @property
+    def ended_elsewhere(self) -> tuple[KeptTrial, ...]:
+        """Trials that have a result and no run here."""
+        return tuple(self._kept.values())
+
     def check(self, trial: Trial) -> None:
         """Refuse a trial that was trained with other settings under the same name.
 
@@ -134,7 +188,8 @@ class StudyFolder:
         if "train" in run.entries() and run.read_json("config.json") != trial.config.model_dump(mode="json"):
             raise StaleError(
                 f"{run.path} was trained with other settings than the study has now",
-                hint="choose another directory with --out, rename the factor, or remove that trial's directory",
+                hint="choose another directory with --out, rename the factor, or remove that trial's directory and its "
+                f"file in {RESULTS}/",
             )
 
     def is_finished(self, trial: Trial) -> bool:
@@ -142,6 +197,8 @@ class StudyFolder:
 
         One whose files were lost or harmed since is open again: run once more, it makes just those anew.
         """
+        if trial.name in self._kept:
+            return True
         run = self.trial(trial)
         entries = run.entries()
         outputs = [one for entry in entries.values() for one in entry.outputs.items()]
@@ -174,6 +231,8 @@ class StudyFolder:
         Raises:
             RunError: its files are damaged.
         """
+        if kept := self._kept.get(trial.name):
+            return kept.result
         run = self.trial(trial)
         entries = run.entries()
         if not self.is_finished(trial):
@@ -201,11 +260,15 @@ class StudyFolder:
 
     def scores(self, trial: Trial) -> list[Score]:
         """Of the tuned system of a completed trial."""
+        if kept := self._kept.get(trial.name):
+            return list(kept.scores)
         return self.trial(trial).read_rows("scores/tuned.jsonl", Score)
 
     def pair_losses(self, trial: Trial) -> list[PairLoss]:
         """Of a completed trial's last validation; none where it had no validation pairs. An answer that was split
         counts as one."""
+        if kept := self._kept.get(trial.name):
+            return list(kept.losses)
         run = self.trial(trial)
         groups = {row.id: row.group for row in run.read_rows("splits.jsonl", Assignment)}
         taken = [row["validation_rows"] for row in run.read_lines("training.jsonl") if "validation_rows" in row]

@@ -1,5 +1,7 @@
 """What a study hands from its trials to its verdicts."""
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 from vademecum.records import Estimate, Record
@@ -68,3 +70,22 @@ class TrialResult(Record):
     def diverged(self) -> bool:
         """Whether a number was not finite, or training left the model worse on validation pairs than it was."""
         return self.status == "diverged" or self.ended_above
+
+    def finite(self) -> "TrialResult":
+        """Without the numbers of a diverged training that are none, which JSON cannot hold."""
+        return self.model_copy(
+            update={
+                "losses": _drawn(self.losses),
+                "validation": _drawn(self.validation),
+                "final_loss": _number(self.final_loss),
+                "validation_loss": _number(self.validation_loss),
+            }
+        )
+
+
+def _drawn(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    return tuple(point for point in points if math.isfinite(point[1]))
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -7,6 +7,7 @@ from dataclasses import replace
 from vademecum.errors import RunError
 from vademecum.planning import Plan
 from vademecum.report import base_in_words, file_name
+from vademecum.report.numbers import counted
 from vademecum.study.analysis import StudyAnalysis, analyse
 from vademecum.study.declaration import StudyConfig
 from vademecum.study.design import Design, Trial, without_path
@@ -18,7 +19,7 @@ from vademecum.study.sizing import Sizing
 
 
 def judge(design: Design, trials: Sequence[Trial], sizing: Sizing, folder: StudyFolder) -> StudyAnalysis:
-    """Read what the trials came to, finished or not, and write the verdicts.
+    """Read what the trials came to, finished or not, and write the verdicts; after `StudyFolder.take_in`.
 
     Raises:
         RunError: not one trial has come to an end.
@@ -27,6 +28,8 @@ def judge(design: Design, trials: Sequence[Trial], sizing: Sizing, folder: Study
     if all(result.status == "failed" for result in found.values()):
         words = next((folder.last_words(trial) for trial in trials if trial.name in found), "none was begun")
         raise RunError(f"not one trial came to an end: {words}", hint=f"see the logs in {folder.path / 'trials'}")
+    for trial in trials:
+        folder.keep(trial)
     completed = [trial for trial in trials if trial.name in found and found[trial.name].status == "completed"]
     analysis = analyse(
         design,
@@ -56,6 +59,12 @@ def _material(design: Design, trials: Sequence[Trial], sizing: Sizing, folder: S
         remarks.append(
             f"The warmup counts were meant for {design.study.reference_steps:,} steps; all keep that proportion to the "
             f"{sizing.optimizer_steps['baseline']:,} steps of the baseline, or to those of their own variant."
+        )
+    if kept := folder.ended_elsewhere:
+        where = sorted({f"{one.device}, torch {one.versions.get('torch', 'unknown')}" for one in kept})
+        remarks.append(
+            f"{counted(len(kept), 'trial')} of {len(trials)} ended on another machine or in an earlier sitting "
+            f"({'; '.join(where)}), on the same pairs and with the same settings; their minutes are of there."
         )
     for names in _same(trials):
         remarks.append(
