@@ -82,9 +82,10 @@ def test_other_layers_are_left_alone(change: str) -> None:
     assert fuse_adapters(model) == 0
 
 
-@pytest.mark.parametrize("rows_at_a_time", [1, 3, 100])
-def test_the_loss_is_torchs_forward_and_back(rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vademecum.training.fused.LOSS_PART_BYTES", rows_at_a_time * 40 * 4)
+@pytest.mark.parametrize(("rows", "most_parts"), [(1, 64), (3, 64), (100, 64), (0, 64), (1, 2)])
+def test_the_loss_is_torchs_forward_and_back(rows: int, most_parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vademecum.training.fused.LOSS_PART_BYTES", rows * 40 * 4)
+    monkeypatch.setattr("vademecum.training.fused.MOST_LOSS_PARTS", most_parts)
     torch.manual_seed(1)
     logits = (20 * torch.randn(7, 40)).requires_grad_()
     targets = torch.randint(0, 40, (7,))

@@ -14,6 +14,7 @@ Here the logits themselves become the gradient, softmax minus one at the target,
 rows at a time, so that what lies between stays in the processor's cache, and no copy in float32 is made of the whole.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-LOSS_PART_BYTES = 2 << 20
-"""Of the logits that the loss works on at a time, in float32."""
+LOSS_PART_BYTES, MOST_LOSS_PARTS = 2 << 20, 64
+"""Of the logits that the loss works on at a time, in float32; larger where there would be more parts than so many, each
+of which costs a GPU's host some ten kernels."""
 
 
 def fuse_adapters(model: "Module") -> int:
@@ -151,5 +153,6 @@ def _scratch(logits: "Tensor") -> "Tensor":
     """Room for the rows of `logits` that are worked on at a time; taken once, for new pages cost more than the work."""
     import torch
 
-    rows = max(1, min(len(logits), LOSS_PART_BYTES // (4 * logits.shape[1])))
+    few = LOSS_PART_BYTES // (4 * logits.shape[1])
+    rows = max(1, min(len(logits), max(few, math.ceil(len(logits) / MOST_LOSS_PARTS))))
     return torch.empty(rows, logits.shape[1], dtype=torch.float32, device=logits.device)
