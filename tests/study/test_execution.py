@@ -170,7 +170,7 @@ def test_seeds_that_were_declared_and_not_run_cannot_be_taken_away_either(
     folder = StudyFolder(shutil.copytree(finished, tmp_path / "s"))
     more = tiny_study(tiny_checkpoint, **(SMALL | {"baseline_seeds": (0, 1, 2)}))
     folder.check_claims(lay_out_design(more))
-    folder.files.write_json("study-config.json", more.model_dump(mode="json"))
+    folder.declare_claims(lay_out_design(more))
     with pytest.raises(StaleError, match=r"^baseline, seed 2 would be dropped"):
         folder.check_claims(lay_out_design(tiny_study(tiny_checkpoint, **SMALL)))
 
@@ -180,12 +180,14 @@ def test_a_study_remembers_the_seeds_of_its_first_verdicts(tiny_checkpoint: Path
     design = lay_out_design(tiny_study(tiny_checkpoint, **SMALL))
     rate = "learning rate=5e-3"
     assert folder.enter_judged(design, {"baseline"}) == []  # nothing is judged without the baseline's seeds
-    assert not (tmp_path / "s" / "results" / "judged.json").exists()
+    assert not (tmp_path / "s" / "results").exists()
     assert folder.enter_judged(design, {rate}) == []
     more = lay_out_design(tiny_study(tiny_checkpoint, **(SMALL | {"baseline_seeds": (0, 1, 5), "seeds": (0, 1)})))
     for waiting in ({"baseline", rate}, set(), set()):
         assert folder.enter_judged(more, waiting) == ["baseline, seed 5"]
-    assert json.loads((tmp_path / "s" / "results" / "judged.json").read_text()) == {"baseline": [0, 1], rate: [0, 1]}
+    judged = tmp_path / "s" / "results" / "judged"
+    assert json.loads((judged / "baseline.json").read_text()) == [0, 1]
+    assert json.loads((judged / "learning-rate=5e-3.json").read_text()) == [0, 1]
 
 
 def test_a_seed_that_is_added_after_the_verdict_is_told_in_the_report(
@@ -206,7 +208,7 @@ def test_what_has_no_result_may_be_taken_away_and_added(finished: Path, tiny_che
     folder = StudyFolder(shutil.copytree(finished, tmp_path / "s"))
     folder.check_claims(lay_out_design(added))
     unclaimed = added.model_copy(update={"claims": tiny_study(tiny_checkpoint, **SMALL).claims})
-    folder.files.write_json("study-config.json", unclaimed.model_dump(mode="json"))
+    folder.declare_claims(lay_out_design(unclaimed))
     fewer = tiny_study(tiny_checkpoint, **(SMALL | {"baseline_seeds": (0, 1, 2)}))
     folder.check_claims(lay_out_design(fewer))
 

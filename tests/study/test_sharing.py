@@ -15,7 +15,7 @@ from vademecum.stages import Road, run_road
 from vademecum.stopping import Stop
 from vademecum.study import Setting, StudyConfig, make_executor, run_study, trial_run
 from vademecum.study.design import Trial, lay_out_design
-from vademecum.study.execution import prepare_study, size_trials
+from vademecum.study.execution import prepare_study
 from vademecum.study.folder import StudyFolder
 from vademecum.study.sharing import Group, share_groups, sharing_pays, take_up_groups, train_trials, why_alone
 
@@ -75,8 +75,7 @@ class StopsAtStep(Listener):
 def begin_together(study: StudyConfig, path: Path, steps: int) -> list[Trial]:
     """The trials of a study, which were trained together for some steps, by hand."""
     folder, listener = StudyFolder(path), StopsAtStep(steps)
-    design, sizing = prepare_study(study, folder, Setting(make_executor("local"), listener))
-    trials = size_trials(design, sizing)
+    _, _, trials = prepare_study(study, folder, Setting(make_executor("local"), listener))
     for trial in trials:
         folder.begin(trial)
     names = [trial.name for trial in trials]

@@ -113,6 +113,22 @@ def test_the_loss_of_16_bit_logits_is_computed_in_float32() -> None:
     torch.testing.assert_close(logits.grad, wide.grad.bfloat16(), rtol=2**-7, atol=1e-9)
 
 
+def test_small_gradients_of_float16_logits_are_what_the_scaled_loss_makes_them() -> None:
+    """A share of 3e-8 is nothing in float16, and times a loss scale of 65,536 it is something."""
+    torch.manual_seed(1)
+    logits = torch.randn(5, 4000)
+    logits[:, 7] = 24.0
+    logits = logits.half().requires_grad_()
+    targets = torch.full((5,), 7)
+    wide = logits.detach().float().requires_grad_()
+    (2.0**16 * torch.nn.functional.cross_entropy(wide, targets, reduction="sum")).backward()  # type: ignore[no-untyped-call]
+    (2.0**16 * token_cross_entropy()(logits * 1, targets).sum()).backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None and wide.grad is not None
+    others = torch.arange(4000) != 7
+    assert wide.grad[:, others].max() < 2**-24 * 2**16
+    torch.testing.assert_close(logits.grad.float()[:, others], wide.grad[:, others], rtol=2**-9, atol=2**-24)
+
+
 def test_logits_that_something_else_still_needs_are_an_error_and_not_a_wrong_gradient() -> None:
     raw = torch.randn(3, 5, requires_grad=True)
     loss = token_cross_entropy()(raw.tanh(), torch.tensor([0, 1, 2])).sum()

@@ -33,6 +33,21 @@ def test_the_head_sees_only_positions_that_are_trained(build: Build) -> None:
     assert widths == [(1, trained_tokens(batch["labels"]), model.config.vocab_size)]
 
 
+def test_the_loss_does_not_depend_on_how_peft_calls_the_model(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 0.21 it calls `forward`, and hooks hear nothing."""
+    from peft.tuners.tuners_utils import BaseTuner
+
+    model, batch = build(warm=True), collate(examples(5), PAD)
+    expected = summed_loss(model, batch).item()
+
+    def older(tuner: BaseTuner, *args: object, **kwargs: object) -> object:
+        return tuner.model.forward(*args, **kwargs)
+
+    monkeypatch.setattr(BaseTuner, "forward", older)
+    assert summed_loss(model, batch).item() == expected
+    assert "forward" not in vars(model.get_base_model())
+
+
 def test_a_row_loses_the_same_whatever_it_is_padded_to(build: Build) -> None:
     model, rows = build(warm=True), examples(6)
     alone = sum(summed_loss(model, collate([row], PAD)).item() for row in rows)

@@ -104,6 +104,18 @@ def test_nf4_is_quantized_twice_and_computes_in_what_was_asked_for(tiny_checkpoi
     assert {layer.compute_dtype for layer in layers} == {getattr(torch, dtype)}
 
 
+def test_four_bit_weights_keep_their_layout_on_processors_with_bfloat16(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There bitsandbytes would write them anew for a kernel of its own, at the first call without gradients."""
+    from bitsandbytes.nn import Linear4bit
+
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    assert Linear4bit(64, 64).support_avx512bf16_for_cpu
+    layers = [part for part in quantized(tiny_checkpoint, "nf4", "float32").modules() if isinstance(part, Linear4bit)]
+    assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers)
+
+
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 def test_under_float16_adapters_and_their_gradients_are_float32(tiny_checkpoint: Path, quantization: str) -> None:
     """What a card without bfloat16 does; the Trainer refuses float16 on a CPU, so this is a step by hand."""

@@ -11,7 +11,7 @@ adapter      r x (in + out) for every adapted layer (LoRA, https://arxiv.org/abs
              gradient, and AdamW's two moments.
 activations  What forward and backward of the largest micro-batch hold at their worst moment beside the above, counted
              by running them on tensors without content (`tracing`): what autograd keeps, copies for dropout and casts,
-             and for every trained token a row of float32 logits, which become their own gradient. With quantized
+             and for every trained token a row of logits, which become their own gradient. With quantized
              weights one layer in numbers, for they are turned back one layer at a time.
              For answering, where that is with quantized weights, the adapter lies beside them, 4 bytes each.
 cache        2 (keys, values) x layers x key-value heads x head size x rows x (prompt + new tokens) x 4 or 2, and one

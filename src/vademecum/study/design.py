@@ -48,7 +48,7 @@ class Trial:
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{folder_name(self.variant)}-seed{self.seed}"
+        return trial_name(self.variant, self.seed)
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,11 @@ def folder_name(variant: str) -> str:
     """A variant's name as part of a file's; long ones are shortened and told apart by a digest."""
     name = re.sub(r"[^A-Za-z0-9._=,+-]", "-", variant)
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{digest_value(variant)[:8]}"
+
+
+def trial_name(variant: str, seed: int) -> str:
+    """Of a trial, and its folder."""
+    return f"{folder_name(variant)}-seed{seed}"
 
 
 def is_trial_of(name: str, variant: str) -> bool:

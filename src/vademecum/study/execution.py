@@ -47,9 +47,7 @@ def run_study(study: StudyConfig, path: Path, setting: Setting) -> StudyAnalysis
     """
     folder = StudyFolder(path)
     with folder.files.lock():
-        design, sizing = prepare_study(study, folder, setting)
-        trials = size_trials(design, sizing)
-        folder.take_in(belonging(design, trials, folder.shared))
+        design, sizing, trials = prepare_study(study, folder, setting)
         if folder.ended_elsewhere:
             setting.observer.say(f"{len(folder.ended_elsewhere)} of the trials were ended elsewhere, and count")
         pairs = "all" if sizing.train_pairs is None else f"{sizing.train_pairs:,}"
@@ -80,21 +78,26 @@ def forecast_study(study: StudyConfig, observer: Observer, *, offline: bool) -> 
     return size_study(design, plan, _lanes(plan))
 
 
-def prepare_study(study: StudyConfig, folder: StudyFolder, setting: Setting) -> tuple[Design, Sizing]:
-    """Lay out the design, make the shared run up to its plan, and size the trials, once."""
+def prepare_study(study: StudyConfig, folder: StudyFolder, setting: Setting) -> tuple[Design, Sizing, list[Trial]]:
+    """Lay out the design, make the shared run up to its plan, size the trials, once, and count those that were ended
+    elsewhere. Nothing is declared before all that has been found to fit together."""
     design = lay_out_design(study)
+    folder.check_claims(design)
     known = folder.files.file("sizing.json").is_file()
     if known:
-        folder.check_claims(design)
-    folder.declare(DECLARATION, study, fixed=FIXED if known else ())
+        folder.check_unchanged(DECLARATION, study, FIXED)
     road = Road(folder.shared, anchored(design.baseline), setting.observer, setting.offline, setting.stop)
     run_shared(road, until="plan")
     before = folder.files.read_record("sizing.json", Sizing) if known else None
     plan = folder.shared.read_record("plan.json", Plan)
     sizing = size_study(design, plan, _lanes(plan), before)
+    trials = size_trials(design, sizing)
+    folder.take_in(belonging(trials, folder.shared))
+    folder.declare(DECLARATION, study)
+    folder.declare_claims(design)
     folder.files.write_json("sizing.json", sizing.model_dump(mode="json"))
     run_shared(road)
-    return design, sizing
+    return design, sizing, trials
 
 
 def _lanes(plan: Plan) -> int:

@@ -4,7 +4,7 @@ studies/NAME/
   study-config.json   the declaration      sizing.json   what all trials have in common
   shared/             a run: corpus, split, plan and the answers of every system but the tuned one
   trials/NAME/        a run each, with its log
-  results/            what is kept of every trial that has ended, see `kept`
+  results/            what is kept of the declaration and of every trial that has ended, see `kept`
   study.json  study.md  study.html  study.tex
 """
 
@@ -12,13 +12,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vademecum.errors import StaleError
+from pydantic import ValidationError
+
+from vademecum.errors import RunError, StaleError
 from vademecum.files import digest_file
 from vademecum.records import Assignment, Score
 from vademecum.runs import Run
 from vademecum.study.declaration import SearchConfig, StudyConfig
-from vademecum.study.design import Design, Trial, lay_out_design
-from vademecum.study.kept import RESULTS, KeptTrial, differing
+from vademecum.study.design import Design, Trial, folder_name, trial_name
+from vademecum.study.kept import RESULTS, Declared, KeptTrial, differing, training_digest
 from vademecum.study.records import BASELINE, PairLoss, TrialResult, TrialStatus
 from vademecum.study.sizing import OWN_STAGES
 
@@ -26,7 +28,7 @@ FIXED = ("baseline", "set", "minutes", "reference_steps")
 """Settings of a study that its trials were sized by. Factors and seeds may be added to later; of what stands, and of
 margins and claims, see `StudyFolder.check_claims`."""
 DECLARATION = "study-config.json"
-JUDGED = f"{RESULTS}/judged.json"
+DECLARED = f"{RESULTS}/declared.json"
 FAILURE = "failure.json"
 """Of a trial's last try, where that came to no result."""
 TRIAL_STAGES = ("plan", *OWN_STAGES, "score/tuned", "report")
@@ -58,42 +60,64 @@ class StudyFolder:
 
     def trial(self, trial: Trial) -> Run:
         """The run directory of a trial; it is there once the trial was begun."""
-        return Run(self.path / "trials" / trial.name)
+        return self._run(trial.name)
+
+    def _run(self, name: str) -> Run:
+        return Run(self.path / "trials" / name)
 
     def log(self, trial: Trial) -> Path:
         """What a trial's process says."""
         return self.path / "trials" / trial.name / "trial.log"
 
-    def declare(self, name: str, declared: StudyConfig | SearchConfig, *, fixed: Sequence[str]) -> None:
-        """Write the declaration, unless one of the `fixed` settings has changed.
+    def check_unchanged(self, name: str, declared: StudyConfig | SearchConfig, fixed: Sequence[str]) -> None:
+        """Refuse a declaration in which one of the `fixed` settings is another than in the one that is written.
 
         Raises:
-            StaleError: one has.
+            StaleError: one is.
         """
-        settings = declared.model_dump(mode="json")
-        before = self.files.read_json(name) if fixed else {}
-        if changed := [key for key in fixed if before[key] != settings[key]]:
+        before, now = self.files.read_json(name), declared.model_dump(mode="json")
+        if changed := [key for key in fixed if before[key] != now[key]]:
             raise StaleError(
                 f"{', '.join(changed)} changed since the trials in {self.path} were begun",
                 hint="choose another directory with --out, or take the change back",
             )
-        self.files.write_json(name, settings)
+
+    def declare(self, name: str, declared: StudyConfig | SearchConfig) -> None:
+        """Write the declaration."""
+        self.files.write_json(name, declared.model_dump(mode="json"))
+
+    def declare_claims(self, design: Design) -> None:
+        """Write what `check_claims` goes by."""
+        self.files.write_json(DECLARED, Declared.of(design).model_dump(mode="json"))
 
     def check_claims(self, design: Design) -> None:
-        """Refuse to judge by what was not declared before the results: once a trial has ended, margins and claims
-        stand, and so do the seeds of every variant that has a result, and the baseline's.
+        """Refuse to judge by what was not declared before the results: once a trial has ended, here or elsewhere,
+        margins and claims stand, and so do the seeds of every variant that has a result, and the baseline's.
 
         Trials may still be added, and what is claimed of a variant without a result.
 
         Raises:
             StaleError: something was changed or taken away.
+            RunError: `results/` was brought along without what was declared, or that is damaged.
         """
-        before, now = StudyConfig.model_validate(self.files.read_json(DECLARATION)), design.study
-        declared = lay_out_design(before)
-        ended = {trial.variant for trial in declared.trials() if self.is_finished(trial)}
+        if not self.files.file(DECLARED).is_file():
+            if found := self._kept_names():
+                raise RunError(
+                    f"{self.path / RESULTS} has the result of {found[0]}, and not declared.json, which lay beside it",
+                    hint="copy the whole folder, or choose another directory with --out",
+                )
+            return
+        before, now = self.files.read_record(DECLARED, Declared), Declared.of(design)
+        seen = set(self._kept_names())
+        ended = {
+            variant
+            for variant, seeds in before.seeds.items()
+            for name in (trial_name(variant, seed) for seed in seeds)
+            if name in seen or self._is_finished(name)
+        }
         if not ended:
             return
-        if dropped := _dropped(declared, design, {BASELINE, *ended}):
+        if dropped := _dropped(before, now, {BASELINE, *ended}):
             raise StaleError(
                 f"{'; '.join(dropped)} would be dropped after the results in {self.path} were seen",
                 hint="take the change back, or choose another directory with --out; seeds and levels may be added",
@@ -117,37 +141,48 @@ class StudyFolder:
     def enter_judged(self, design: Design, waiting: Collection[str]) -> list[str]:
         """Remember the seeds of every variant whose declared trials have all ended, and the baseline's with them;
         `waiting` are the others. The trials that were added to a variant after that."""
-        known: dict[str, list[int]] = self.files.read_json(JUDGED) if self.files.file(JUDGED).is_file() else {}
-        ready = [] if BASELINE in waiting else [one for one in design.variants if one.name not in waiting]
-        if new := {one.name: list(one.seeds) for one in ready if one.name not in known}:
-            self.files.write_json(JUDGED, known | new)
-        return [
-            f"{one.name}, seed {seed}"
-            for one in design.variants
-            for seed in one.seeds
-            if one.name in known and seed not in known[one.name]
-        ]
+        added = []
+        for variant in design.variants:
+            name = f"{RESULTS}/judged/{folder_name(variant.name)}.json"
+            if self.files.file(name).is_file():
+                known = self.files.read_json(name)
+                added += [f"{variant.name}, seed {seed}" for seed in variant.seeds if seed not in known]
+            elif not {BASELINE, variant.name} & set(waiting):
+                self.files.write_json(name, list(variant.seeds))
+        return added
 
     def take_in(self, belonging: Mapping[str, Mapping[str, str]]) -> None:
         """Count the trials of `results/` that were not trained here; `belonging` says what each must be made with.
 
         Raises:
-            StaleError: one is of a trial that is not declared, or was made with something else.
+            StaleError: one is of a trial that is not declared, was made with something else, or has ended here too.
             RunError: a file is damaged.
         """
         self._belonging = belonging
-        for file in sorted((self.path / RESULTS).glob("*.json")):
-            if self.files.file(JUDGED) == file:
-                continue
-            kept = self.files.read_record(f"{RESULTS}/{file.name}", KeptTrial)
-            name = kept.result.name
+        for name in self._kept_names():
+            file = self.path / RESULTS / f"{name}.json"
             if name not in belonging:
                 raise StaleError(
                     f"{file} is the result of a trial that is not declared",
                     hint="what has been seen is not dropped: declare its level and seed again, or take another --out",
                 )
-            if "train" in Run(self.path / "trials" / name).entries():
+            ended_here, trained = self._is_finished(name), self._run(name).entries().get("train")
+            try:
+                kept = KeptTrial.model_validate_json(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError, ValidationError) as error:
+                if ended_here:  # it will be written anew
+                    continue
+                raise RunError(
+                    f"{file} is missing or damaged: {error}",
+                    hint="copy it again from where it was made, or delete it: then its trial is run again here",
+                ) from None
+            if trained and training_digest(trained) == kept.training:
                 continue
+            if ended_here:
+                raise StaleError(
+                    f"{file} is another result of a trial that has ended in {self._run(name).path} too",
+                    hint="keep one: remove that file, or that directory",
+                )
             if found := differing(kept.belongs_to, belonging[name]):
                 raise StaleError(
                     f"{file} was ended with another {', another '.join(found)} than the study has now",
@@ -155,6 +190,11 @@ class StudyFolder:
                     "whose trials are sized by the machine, results cannot be carried to another",
                 )
             self._kept[name] = kept
+
+    def _kept_names(self) -> list[str]:
+        """Of the trials that have a file in `results/`."""
+        files = (self.path / RESULTS).glob("*.json")
+        return sorted(file.stem for file in files if file.name[0] != "." and file != self.files.file(DECLARED))
 
     def keep(self, trial: Trial) -> None:
         """Write what a trial that has ended here came to into `results/`; a failed one has come to nothing. After
@@ -165,6 +205,7 @@ class StudyFolder:
         completed, entry = result.status == "completed", self.trial(trial).entries()["train"]
         kept = KeptTrial(
             belongs_to=dict(self._belonging[trial.name]),
+            training=training_digest(entry),
             result=result.finite(),
             scores=tuple(self.scores(trial)) if completed else (),
             losses=tuple(self.pair_losses(trial)) if completed else (),
@@ -197,14 +238,15 @@ class StudyFolder:
 
         One whose files were lost or harmed since is open again: run once more, it makes just those anew.
         """
-        if trial.name in self._kept:
-            return True
-        run = self.trial(trial)
+        return trial.name in self._kept or self._is_finished(trial.name)
+
+    def _is_finished(self, name: str) -> bool:
+        run = self._run(name)
         entries = run.entries()
         outputs = [one for entry in entries.values() for one in entry.outputs.items()]
         if not all(self._is_whole(run.file(name), digest) for name, digest in outputs):
             return False
-        return "report" in entries or ("train" in entries and self._training_status(trial) != "completed")
+        return "report" in entries or ("train" in entries and run.read_json("training.json")["status"] != "completed")
 
     def begin(self, trial: Trial) -> None:
         """Make a trial's directory ready for another try."""
@@ -297,10 +339,6 @@ class StudyFolder:
             self._digests[version] = digest_file(file)
         return self._digests[version] == digest
 
-    def _training_status(self, trial: Trial) -> TrialStatus:
-        status: TrialStatus = self.trial(trial).read_json("training.json")["status"]
-        return status
-
     def _failed(self, trial: Trial) -> TrialResult:
         return TrialResult(
             name=trial.name,
@@ -328,14 +366,12 @@ class StudyFolder:
         return errors[-1] if errors else f"it ended without a word, with exit code {exit_code}"
 
 
-def _dropped(before: Design, now: Design, variants: Collection[str]) -> list[str]:
+def _dropped(before: Declared, now: Declared, variants: Collection[str]) -> list[str]:
     """What was declared of these variants and is not any more."""
-    kept = {variant.name: variant.seeds for variant in now.variants}
     found = []
-    for variant in before.variants:
-        if variant.name in variants and variant.name not in kept:
-            found.append(variant.name)
-        elif variant.name in variants:
-            gone = [seed for seed in variant.seeds if seed not in kept[variant.name]]
-            found += [f"{variant.name}, seed {seed}" for seed in gone]
+    for variant, seeds in before.seeds.items():
+        if variant in variants and variant not in now.seeds:
+            found.append(variant)
+        elif variant in variants:
+            found += [f"{variant}, seed {seed}" for seed in seeds if seed not in now.seeds[variant]]
     return found

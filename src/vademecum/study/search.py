@@ -134,8 +134,9 @@ class _Search:
         for one in config.over:  # a misspelt setting, before anything is trained
             value = one.choices[0] if one.choices else one.low
             load_config(config.baseline, [*config.set, f"{one.setting}={json.dumps(value)}"])
-        begun = (folder.path / "trials" / BASELINE).is_dir()
-        folder.declare("search-config.json", config, fixed=("baseline", "set", "over") if begun else ())
+        if (folder.path / "trials" / BASELINE).is_dir():
+            folder.check_unchanged("search-config.json", config, ("baseline", "set", "over"))
+        folder.declare("search-config.json", config)
         study = open_optuna(config, folder)
         run_shared(Road(folder.shared, anchored(shared), setting.observer, setting.offline, setting.stop))
         plan = folder.shared.read_record("plan.json", Plan)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 LOSS_PART_BYTES, MOST_LOSS_PARTS = 2 << 20, 64
 """Of the logits that the loss works on at a time, in float32; larger where there would be more parts than so many, each
 of which costs a GPU's host some ten kernels."""
+HALF_ROOM = 2.0**15
+"""What a gradient is multiplied by while it is kept in float16, where a share of the softmax below 2⁻²⁴ would be zero;
+it is at most one in size, and the largest number there is 65,504."""
 
 
 def fuse_adapters(model: "Module") -> int:
@@ -125,6 +128,7 @@ def token_cross_entropy() -> Callable[["Tensor", "Tensor"], "Tensor"]:
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> "Tensor":  # noqa: ANN401
             logits, targets = inputs
+            room = _room(logits)
             wide, shares = _scratch(logits), _scratch(logits)
             losses = []
             for part, chosen in zip(logits.split(len(wide)), targets.unsqueeze(1).split(len(wide)), strict=True):
@@ -133,20 +137,26 @@ def token_cross_entropy() -> Callable[["Tensor", "Tensor"], "Tensor"]:
                 share = torch.softmax(here, dim=1, out=shares[: len(part)])
                 losses.append(largest - share.amax(dim=1).log() - at_target.squeeze(1))
                 if ctx.needs_input_grad[0]:
-                    part.copy_(share.scatter_add_(1, chosen, -torch.ones_like(at_target)))
+                    part.copy_(share.scatter_add_(1, chosen, -torch.ones_like(at_target)).mul_(room))
             ctx.save_for_backward(logits)
             return torch.cat(losses)
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401
             (gradient,) = ctx.saved_tensors
-            wide = _scratch(gradient)
-            for part, weight in zip(gradient.split(len(wide)), grads[0].unsqueeze(1).split(len(wide)), strict=True):
+            wide, weights = _scratch(gradient), grads[0].unsqueeze(1) / _room(gradient)
+            for part, weight in zip(gradient.split(len(wide)), weights.split(len(wide)), strict=True):
                 part.copy_(wide[: len(part)].copy_(part).mul_(weight))
             return gradient, None
 
     apply: Callable[[Tensor, Tensor], Tensor] = TokenCrossEntropy.apply
     return apply
+
+
+def _room(gradient: "Tensor") -> float:
+    import torch
+
+    return HALF_ROOM if gradient.dtype == torch.float16 else 1.0
 
 
 def _scratch(logits: "Tensor") -> "Tensor":

@@ -63,20 +63,25 @@ def token_losses(model: "Module", inputs: Mapping[str, Any], positions: "Tensor"
     def keep_trained(_: "Module", args: tuple["Tensor", ...]) -> tuple["Tensor", ...]:
         return (args[0].flatten(0, 1).index_select(0, positions).unsqueeze(0),)
 
-    def judge(_: "Module", __: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401  transformers' ModelOutput
+    language_model = _language_model(model)
+    forward, replaced = language_model.forward, "forward" in vars(language_model)
+
+    def judged(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  transformers' ModelOutput
+        output = forward(*args, **kwargs)
         output.logits = token_cross_entropy()(output.logits.squeeze(0), targets)
         return output
 
-    language_model = _language_model(model)
-    hooks = (
-        language_model.get_output_embeddings().register_forward_pre_hook(keep_trained),
-        language_model.register_forward_hook(judge),
-    )
+    hook = language_model.get_output_embeddings().register_forward_pre_hook(keep_trained)
+    # Not a hook: PEFT before 0.21 calls `forward` itself, where hooks hear nothing (huggingface/peft 4af2f294c).
+    language_model.forward = judged
     try:
         losses: Tensor = model(**inputs, use_cache=False).logits
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
+        if replaced:
+            language_model.forward = forward
+        else:
+            del language_model.forward
     return losses
 
 

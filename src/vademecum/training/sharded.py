@@ -48,7 +48,7 @@ def shard_base(model: "PeftModel", device: str) -> None:
     mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
     for layer in layers_of(model.get_base_model()):
         fully_shard(layer, mesh=mesh, ignored_params=trained)
-    # What is left: embedding, head, last norm. PEFT's wrapper calls the base's `forward`, where hooks would be missed.
+    # What is left: embedding, head, last norm. PEFT before 0.21 calls the base's `forward`, where hooks hear nothing.
     # Parted again after every call: rank 0 alone looks at all weights when it saves, which parts them there.
     fully_shard(model.base_model, mesh=mesh, ignored_params=trained, reshard_after_forward=True)
     for parameter in trained:
