@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -219,6 +220,31 @@ def ended_above(study: Study, *names: str) -> Study:
         for trial in study.trials
     ]
     return study
+
+
+def test_claims_that_can_never_be_shown_do_not_help_others() -> None:
+    """With too few groups of validation pairs their small p would take the first ranks in Holm's method."""
+    loss = {"metric": "validation_loss", "direction": "lower"}
+    others = [{**HIGHER, **loss, "name": f"loss {number}", "against": "warmup=0"} for number in range(11)]
+    study = build_study({ADAFACTOR: -0.016, "warmup=0": -0.1}, [HIGHER, *others])
+    few = {
+        name: [row.model_copy(update={"group": f"{int(row.group[-1]) % 5}"}) for row in rows]
+        for name, rows in study.losses.items()
+    }
+    found = replace(study, losses=few).analysed().claims
+    assert found[0].p is not None and found[1].p is not None and found[1].p < found[0].p
+    assert {(claim.verdict, claim.p_holm) for claim in found[1:]} == {("not shown", None)}
+    assert "after Holm" not in found[1].reason and "groups cannot carry a verdict" in found[1].reason
+    assert found[0].p_holm == pytest.approx(min(1.0, 12 * found[0].p))
+
+
+def test_what_luck_is_measured_by_is_told_between_two_other_variants_too() -> None:
+    study = build_study({ADAFACTOR: -0.05, "warmup=0": 0.0}, [{**HIGHER, "variant": "warmup=0"}])
+    whole = judged(study)
+    assert (whole.noise_seeds, "baseline" in whole.reason) == (5, False)
+    part = judged(study.ended("diverged", *(f"baseline-seed{seed}" for seed in range(3))))
+    assert part.noise_seeds == 2
+    assert "of 5 trials of the baseline: 2 completed and 3 diverged" in part.reason
 
 
 def test_a_loss_that_ends_above_its_start_is_a_divergence_too() -> None:

@@ -73,8 +73,9 @@ def test_a_validation_loss_is_per_token_and_knows_of_its_pairs() -> None:
         - fmean(study.losses[trial.name][number].nats for trial in results.trials[BASELINE])
         for number in range(60)
     ]
-    mean_tokens = fmean(row.tokens for row in study.losses["baseline-seed0"])
-    by_group = [(by_pair[i] + by_pair[i + 1]) / 2 / mean_tokens for i in range(0, 60, 2)]
+    tokens = [row.tokens for row in study.losses["baseline-seed0"]]
+    rest = [nats - found.difference * count for nats, count in zip(by_pair, tokens, strict=True)]
+    by_group = [(rest[i] + rest[i + 1]) / 2 / fmean(tokens) for i in range(0, 60, 2)]
     assert found.sampling_error == pytest.approx(stdev(by_group) / math.sqrt(30))
     assert (found.n, found.groups, found.degrees_of_freedom) == (60, 30, 4)
 
@@ -115,6 +116,24 @@ def test_the_interval_covers_the_truth_where_the_seeds_make_a_difference() -> No
     # Nominal are 380; the interval errs to the wide side. Chance moves the count by about 4.
     assert 376 <= covered <= 400
     assert naive < 350
+
+
+def test_a_loss_is_of_tokens_and_a_gain_that_every_token_has_is_known_without_error() -> None:
+    groups = [f"g{number}" for number in range(40)]
+    tokens = [10.0 + 7 * (number % 9) for number in range(40)]
+    noise = NoiseFloor(mean=1.6, sd=0.0, low=1.6, high=1.6, seeds=5)
+    same = estimate_effect(Sample([-0.04 * count for count in tokens], groups, 1, 5, tokens), noise, 0.95)
+    assert (same["difference"], same["sampling_error"]) == pytest.approx((-0.04, 0.0), abs=1e-12)
+    # Cochran 1977, (6.13): the variance of a ratio, by simulation.
+    rng = np.random.default_rng(3)
+    found, errors = [], []
+    for _ in range(2000):
+        counts = rng.integers(5, 80, 40).astype(float)
+        gains = -0.04 * counts + rng.normal(0, 1.0, 40)
+        one = estimate_effect(Sample(gains.tolist(), groups, 1, 5, counts.tolist()), noise, 0.95)
+        found.append(one["difference"])
+        errors.append(one["sampling_error"])
+    assert fmean(errors) == pytest.approx(stdev(found), rel=0.1)
 
 
 def test_the_order_of_the_input_does_not_matter(results: Results) -> None:

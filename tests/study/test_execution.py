@@ -17,7 +17,9 @@ from vademecum.config import load_config
 from vademecum.errors import InputError, StaleError
 from vademecum.study import Setting, StudyConfig, load_study, make_executor, run_study, trial_run
 from vademecum.study.design import lay_out_design
+from vademecum.study.execution import prepare_study
 from vademecum.study.folder import StudyFolder
+from vademecum.study.verdict import judge
 
 TINY = (
     "corpus.source=sample", "corpus.drop_duplicates=true", "split.train=0.62", "split.validation=0.08",
@@ -175,19 +177,44 @@ def test_seeds_that_were_declared_and_not_run_cannot_be_taken_away_either(
         folder.check_claims(lay_out_design(tiny_study(tiny_checkpoint, **SMALL)))
 
 
-def test_a_study_remembers_the_seeds_of_its_first_verdicts(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path / "s")
-    design = lay_out_design(tiny_study(tiny_checkpoint, **SMALL))
-    rate = "learning rate=5e-3"
-    assert folder.enter_judged(design, {"baseline"}) == []  # nothing is judged without the baseline's seeds
+def test_a_study_remembers_the_seeds_of_its_first_verdicts(tmp_path: Path) -> None:
+    folder, rate = StudyFolder(tmp_path / "s"), "learning rate=5e-3"
+    assert folder.enter_judged(set(), {"baseline": [0, 1]}) == []
     assert not (tmp_path / "s" / "results").exists()
-    assert folder.enter_judged(design, {rate}) == []
-    more = lay_out_design(tiny_study(tiny_checkpoint, **(SMALL | {"baseline_seeds": (0, 1, 5), "seeds": (0, 1)})))
-    for waiting in ({"baseline", rate}, set(), set()):
-        assert folder.enter_judged(more, waiting) == ["baseline, seed 5"]
-    judged = tmp_path / "s" / "results" / "judged"
-    assert json.loads((judged / "baseline.json").read_text()) == [0, 1]
-    assert json.loads((judged / "learning-rate=5e-3.json").read_text()) == [0, 1]
+    assert folder.enter_judged({"baseline"}, {"baseline": [0, 1], rate: [0]}) == []
+    for _ in range(2):
+        assert folder.enter_judged({"baseline", rate}, {"baseline": [0, 1, 5], rate: [0, 1]}) == ["baseline, seed 5"]
+    # Another machine judged another variant; the two folders are laid together.
+    other = StudyFolder(tmp_path / "t")
+    other.enter_judged({"warmup=0"}, {"warmup=0": [0]})
+    shutil.copytree(tmp_path / "t" / "results", tmp_path / "s" / "results", dirs_exist_ok=True)
+    ended = {"baseline": [0, 1], rate: [0, 1, 2], "warmup=0": [0, 1]}
+    assert folder.enter_judged(set(), ended) == [f"{rate}, seed 2", "warmup=0, seed 1"]
+
+
+def test_a_failed_trial_that_is_tried_again_after_a_verdict_is_told(
+    finished: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Else a verdict could be given without it, and another one with it, and nobody would know."""
+    folder = shutil.copytree(finished, tmp_path / "s")
+    shutil.rmtree(folder / "results" / "judged")
+    for name in ("trials/baseline-seed1", "results/baseline-seed1.json"):
+        (folder / name).rename(tmp_path / Path(name).name)
+    study = tiny_study(tiny_checkpoint, **SMALL)
+    design, sizing, trials = prepare_study(study, StudyFolder(folder), Setting(make_executor("local"), Listener()))
+    failed = next(trial for trial in trials if trial.name == "baseline-seed1")
+    place = StudyFolder(folder)
+    place.take_in({trial.name: {} for trial in trials})
+    place.begin(failed)
+    place.end(failed, 3)
+    judge(design, trials, sizing, place)
+    assert "Trials ended after" not in (folder / "study.md").read_text(encoding="utf-8")
+    shutil.rmtree(folder / "trials" / "baseline-seed1")
+    for name in ("trials/baseline-seed1", "results/baseline-seed1.json"):
+        (tmp_path / Path(name).name).rename(folder / name)
+    judge(design, trials, sizing, place)
+    told = "Trials ended after a verdict had been given without them (baseline, seed 1)"
+    assert told in (folder / "study.md").read_text(encoding="utf-8")
 
 
 def test_a_seed_that_is_added_after_the_verdict_is_told_in_the_report(
@@ -196,7 +223,7 @@ def test_a_seed_that_is_added_after_the_verdict_is_told_in_the_report(
     folder = shutil.copytree(finished, tmp_path / "s")
     found, _ = work(tiny_study(tiny_checkpoint, **(SMALL | {"baseline_seeds": (0, 1, 2)})), folder)
     assert {row["name"] for row in found["trials"]} >= {"baseline-seed2"}
-    told = "added after a verdict had been given (baseline, seed 2)"
+    told = "Trials ended after a verdict had been given without them (baseline, seed 2)"
     assert told in (folder / "study.md").read_text(encoding="utf-8")
     assert told not in (finished / "study.md").read_text(encoding="utf-8")
 

@@ -10,9 +10,11 @@ import pytest
 from markdown_it import MarkdownIt
 from tests.study.made_up import Study, build_study
 
+from vademecum.report.numbers import NONE
 from vademecum.study.analysis import StudyAnalysis
 from vademecum.study.latex import escape, render_study_latex
 from vademecum.study.report import StudyMaterial, render_study_html, render_study_markdown
+from vademecum.study.tables import without_effect
 
 CLAIMS = [
     {"name": "AdamW beats Adafactor", "variant": "optimizer=adamw_torch", "against": "optimizer=adafactor"},
@@ -109,7 +111,7 @@ def test_single_seeds_and_left_out_trials_are_among_the_limits(study: Study) -> 
 
 
 def test_seeds_that_were_added_after_a_verdict_are_among_the_limits(study: Study) -> None:
-    said = "Seeds were added after a verdict had been given (baseline, seed 5)."
+    said = "Trials ended after a verdict had been given without them (baseline, seed 5)."
     for late in ((), ("baseline, seed 5",)):
         text = render_study_markdown(study.analysed(), replace(material(study), late_seeds=late))
         assert (said in text.partition("## Limits")[2]) is bool(late)
@@ -207,6 +209,29 @@ def test_an_unfinished_study_has_its_report_too(study: Study, kept: int) -> None
     assert "declared trial" in text and "## Limits" in text
     assert {claim.verdict for claim in found.claims} <= {"not shown", "reproduced"}
     assert ("It takes two completed trials" in text) is (kept < 2)
+    latex = render_study_latex(found, "part")
+    assert latex.count(f"Interim: {len(found.missing)} declared trials not run yet.") == latex.count(r"\caption") > 0
+
+
+def test_a_training_that_ended_worse_than_it_began_is_shown_as_what_it_is() -> None:
+    rate, claim = (
+        "learning_rate=5e-3",
+        {"name": "it diverges", "variant": "learning_rate=5e-3", "direction": "diverges"},
+    )
+    study = build_study({rate: 0.0}, [claim])
+    above = {"validation_loss": (study.trials[0].untrained_loss or 0) + 1}
+    study.trials = [one.model_copy(update=above) if one.variant == rate else one for one in study.trials]
+    text = render_study_markdown(study.analysed(), material(study))
+    assert text.count("| completed, worse than untrained |") == 2
+    assert 'class="cross"' in render_study_html(study.analysed(), material(study))
+
+
+def test_a_level_is_called_diverged_where_all_of_its_trials_are() -> None:
+    study = build_study({"learning_rate=5e-3": 0.0})
+    only = study.without(*(f"baseline-seed{seed}" for seed in range(1, 5)))  # nothing to compare with yet
+    for count, words in ((1, NONE), (2, "diverged")):
+        part = only.ended("diverged", *(f"learning_rate=5e-3-seed{seed}" for seed in range(count)))
+        assert [without_effect(row) for row in part.analysed().factors if row.level == "5e-3"] == [words]
 
 
 def test_a_study_without_claims_describes(study: Study, analysis: StudyAnalysis) -> None:

@@ -262,7 +262,7 @@ def show_study(found: "StudyAnalysis", folder: Path) -> None:
         console.print(Text(f"{row.verdict}: {row.name}. {row.reason}"))
     if found.missing:
         console.print(Text(f"not run yet: {', '.join(found.missing)}"))
-    ended = Counter(trial.status for trial in found.trials)
+    ended = Counter(trial.outcome for trial in found.trials)
     console.print(f"\n{', '.join(f'{count} {status}' for status, count in ended.items())}")
     console.print(f"Report: {folder / 'study.html'}   {NOT_ADVICE}", soft_wrap=True)
 

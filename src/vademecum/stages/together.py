@@ -19,7 +19,7 @@ def train_runs_together(roads: Sequence[Road], checkpoints: Path) -> None:
     """Train the adapters of planned runs whose training is not finished; `checkpoints` is a folder for all of them.
 
     One that was begun alone is left to go on alone, for its own checkpoints may be further than those of all. The same
-    call goes on where it was stopped. Each run's seconds are its share of the time that all took.
+    call goes on where it was stopped. Each run's seconds are its share, by real tokens, of the time that all took.
 
     Raises:
         ConfigError: they cannot share a base and come to what they come to alone.
@@ -61,11 +61,13 @@ def _train(roads: Sequence[Road], inputs: Sequence[dict[str, str]], checkpoints:
         loading = time.monotonic() - began
         summaries = train_together(adapters, members, checkpoints, _sharing(trainings))
         # The sinks' clocks count earlier sittings too; all of them have run through.
-        seconds = (loading + max(member.sink.seconds() for member in members)) / len(roads)
+        training = max(member.sink.seconds() for member in members)
+        tokens = sum(summary.real_tokens for summary in summaries)
         for number, (summary, road, folder) in enumerate(zip(summaries, roads, folders, strict=True)):
             publish(road, folder, summary, adapters.put_in(number), trainings[number].base)
-    for road, read in zip(roads, inputs, strict=True):
-        finish(road, TRAIN, read, seconds, memory.peak_bytes)
+    for road, read, summary in zip(roads, inputs, summaries, strict=True):
+        share = summary.real_tokens / tokens if tokens else 1 / len(roads)
+        finish(road, TRAIN, read, loading / len(roads) + training * share, memory.peak_bytes)
 
 
 def _sharing(trainings: Sequence[Prepared]) -> Sharing:

@@ -28,6 +28,8 @@ class ClaimResult(Record):
 
     name: str
     verdict: StudyVerdict
+    interim: bool
+    """Whether declared trials that it waits for have not ended."""
     variant: str
     """As the trials call it: `baseline` where the claim's level is the baseline's."""
     against: str
@@ -47,14 +49,16 @@ class ClaimResult(Record):
     p: float | None = None
     """Two-sided, of no difference."""
     p_holm: float | None = None
-    """Adjusted by Holm's method over the study's comparisons, those that cannot be judged yet counted as p = 1; None
-    for these."""
+    """Adjusted by Holm's method over the study's comparisons, those that cannot be judged counted as p = 1; None for
+    these."""
     n: int = 0
     """Test pairs; validation pairs for the validation loss."""
     groups: int = 0
     seeds: int = 0
     """Completed trials of `variant`."""
     against_seeds: int = 0
+    noise_seeds: int = 0
+    """Completed trials of the baseline, whose spread stands for luck."""
     needed: Needed | None = None
     """Where the verdict is `not shown` for want of data."""
     reason: str
@@ -105,13 +109,14 @@ class Court:
 
     def _p(self, case: Case) -> float:
         """Of a comparison that can be judged; 1 for others, so that no verdict depends on when one looks at them."""
-        if case.effect is None or case.noise is None or not case.noise.sd or self._awaited(case):
+        if case.effect is None or case.noise is None or self._awaited(case):
             return 1.0
-        return case.effect.p
+        return case.effect.p if self._can_be_judged(case.effect, case.noise) else 1.0
 
     def _judge(self, case: Case, p_holm: float) -> ClaimResult:
         fields: dict[str, object] = {
             "name": case.claim.name,
+            "interim": bool(self._awaited(case)),
             "variant": case.variant,
             "against": case.against,
             "metric": case.claim.metric,
@@ -125,17 +130,18 @@ class Court:
             verdict, reason = self._without_scores(case)
         elif self._awaited(case):
             verdict, reason = "not shown", self._interim(case.effect, case)
-            fields |= _numbers(case.effect, None)
+            fields |= _numbers(case.effect, case.noise, None)
         else:
             verdict, found = self._measured(case.effect, case.noise, case, p_holm)
-            reason = self._sentence(case.effect, case.noise, case, (verdict, p_holm), found)
-            fields |= _numbers(case.effect, p_holm) | {"needed": found}
+            told = p_holm if self._can_be_judged(case.effect, case.noise) else None
+            reason = self._sentence(case.effect, case.noise, case, (verdict, told), found)
+            fields |= _numbers(case.effect, case.noise, told) | {"needed": found}
         return ClaimResult.model_validate(fields | {"verdict": verdict, "reason": reason})
 
     def _measured(
         self, effect: Effect, noise: NoiseFloor, case: Case, p_holm: float
     ) -> tuple[StudyVerdict, Needed | None]:
-        if self._few_groups(effect) or not noise.sd:
+        if not self._can_be_judged(effect, noise):
             return "not shown", None
         up = 1 if case.claim.direction == "higher" else -1
         if p_holm < ALPHA and (effect.low > 0 or effect.high < 0):
@@ -147,6 +153,10 @@ class Court:
         order = partial(order_seeds, self.design, (case.variant, case.against))
         return "not shown", find_needed(effect, noise, case.margin, comparisons, fmean(minutes), order)
 
+    def _can_be_judged(self, effect: Effect, noise: NoiseFloor) -> bool:
+        """Whether there are groups enough, and the baseline's seeds differ."""
+        return not self._few_groups(effect) and noise.sd > 0
+
     def _few_groups(self, effect: Effect) -> bool:
         return effect.groups < self.evaluate.min_groups
 
@@ -155,7 +165,7 @@ class Court:
         effect: Effect,
         noise: NoiseFloor,
         case: Case,
-        judged: tuple[StudyVerdict, float],
+        judged: tuple[StudyVerdict, float | None],
         found: Needed | None,
     ) -> str:
         verdict, p_holm = judged
@@ -177,14 +187,14 @@ class Court:
         return self._with_remarks(text, case)
 
     def _with_remarks(self, text: str, case: Case) -> str:
-        """And what is missing: a variant is not judged by its survivors in silence."""
-        incomplete = [name for name in (case.variant, case.against) if self._incomplete(name)]
+        """And what is missing: a variant is not judged by its survivors in silence, nor luck by the baseline's."""
+        incomplete = [name for name in _sides(case) if self._incomplete(name)]
         return sentence("; ".join([text, *(self._told(name) for name in incomplete)]))
 
     def _interim(self, effect: Effect, case: Case) -> str:
         """The numbers so far: a verdict before all declared trials have ended would depend on when one looks."""
         awaited = self._awaited(case)
-        others = [name for name in (case.variant, case.against) if name not in awaited and self._incomplete(name)]
+        others = [name for name in _sides(case) if name not in awaited and self._incomplete(name)]
         told = "; ".join(self._told(name) for name in [*awaited, *others])
         return f"Interim, no verdict before all declared trials have ended: so far {subtracted(effect, None)}; {told}."
 
@@ -207,7 +217,8 @@ class Court:
         if BASELINE not in incomplete and len(self.results.measured(BASELINE, case.claim.metric)) < 2:
             reasons.append("the noise floor takes two completed trials of the baseline or more")
         opening = "Interim, nothing can be compared yet" if awaited else "Nothing can be compared"
-        return "not shown", f"{opening}: {'; '.join(reasons) or 'they have no scores on the same test pairs'}."
+        nothing = f"they have no numbers on the same {pair_name(case.claim.metric)}s"
+        return "not shown", f"{opening}: {'; '.join(reasons) or nothing}."
 
     def _outlived(self, diverged: str, completed: str) -> bool:
         """Whether one variant left no scores in any of its trials, and the other did in all of its own."""
@@ -230,8 +241,7 @@ class Court:
         return "not shown", sentence(f"{told}; {wanted}")
 
     def _divergence(self, case: Case) -> tuple[StudyVerdict, str]:
-        trials = self.results.trials.get(case.variant, ())
-        unfinished = len(trials) < self._declared(case.variant)
+        trials, unfinished = self.results.trials.get(case.variant, ()), bool(self._awaited(case))
         diverged = [trial for trial in trials if trial.diverged]
         if trials and not unfinished and len(diverged) == len(trials):
             how = f"{called(case.variant)} diverged in {all_of(len(trials))}"
@@ -263,10 +273,10 @@ class Court:
         return next(len(one.seeds) for one in self.design.variants if one.name == variant)
 
     def _awaited(self, case: Case) -> list[str]:
-        """Of both sides of a comparison and the baseline, whose seeds measure the noise: those with trials that were
-        declared and have not ended."""
-        names = dict.fromkeys((case.variant, case.against, BASELINE))
-        return [name for name in names if len(self._statuses(name)) < self._declared(name)]
+        """Of what a claim is judged by: those with trials that were declared and have not ended."""
+        if case.claim.compares and self._alike(case.variant, case.against):
+            return []
+        return [name for name in _sides(case) if len(self._statuses(name)) < self._declared(name)]
 
     def _incomplete(self, variant: str) -> bool:
         found = self._statuses(variant)
@@ -285,12 +295,19 @@ class Court:
         return f"of {numbers.counted(max(declared, len(found)), 'trial')} of {called(variant)}: {listed}"
 
 
-def _numbers(effect: Effect, p_holm: float | None) -> dict[str, object]:
+def _sides(case: Case) -> list[str]:
+    """What a claim is judged by: both sides of a comparison and the baseline, whose seeds measure the noise; of a
+    divergence the variant alone."""
+    return list(dict.fromkeys((case.variant, case.against, BASELINE))) if case.claim.compares else [case.variant]
+
+
+def _numbers(effect: Effect, noise: NoiseFloor, p_holm: float | None) -> dict[str, object]:
     inner_low, inner_high = effect.interval(1 - 2 * ALPHA)
     taken = ("difference", "low", "high", "p", "n", "groups", "seeds", "against_seeds")
     return {
         **{key: getattr(effect, key) for key in taken},
         "p_holm": p_holm,
+        "noise_seeds": noise.seeds,
         "inner_low": inner_low,
         "inner_high": inner_high,
     }

@@ -250,10 +250,12 @@ def _check_claims(study: StudyConfig, aliases: dict[str, str], loss_tokens: dict
                 f"the claim {claim.name!r} compares {variant!r} with itself",
                 hint="name two levels that differ, or set `against`",
             )
-        if claim.compares and claim.metric == "validation_loss" and loss_tokens[variant] != loss_tokens[against]:
+        # The baseline's too, for its seeds measure the noise.
+        tokens = {loss_tokens[name] for name in (variant, against, BASELINE)}
+        if claim.compares and claim.metric == "validation_loss" and len(tokens) > 1:
             raise ConfigError(
                 f"the claim {claim.name!r} compares validation losses of {variant!r} and {against!r}, which are of "
-                "other tokens",
+                "other tokens, or of others than the baseline's",
                 hint="claim a ROUGE metric: the answers are scored in words, whatever the rows and the tokenizer",
             )
 

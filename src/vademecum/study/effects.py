@@ -6,6 +6,9 @@ the choice of pairs, clustered over groups, and that of training again with anot
 seeds, where s is the standard deviation of the mean score over the baseline's seeds. The interval is a t interval with
 (baseline seeds - 1) degrees of freedom.
 
+The validation loss is of tokens, not of pairs: the difference is that of all nats over all tokens, a ratio, and its
+sampling error is that of the residuals, each pair's nats less what its tokens would take (Cochran 1977).
+
 It errs to the wide side in two ways. The scatter of the single scores from seed to seed is in both parts. And the
 degrees of freedom are those of s alone, as if the other part were as badly known. It errs to the narrow side where a
 variant varies more between its seeds than the baseline does: s is the baseline's, and taken for all of them.
@@ -85,6 +88,8 @@ class Sample:
     groups: Sequence[str]
     seeds: int
     against_seeds: int
+    weights: Sequence[float] = ()
+    """Of each pair in the mean: its tokens, of a validation loss; empty: all alike."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,9 @@ class Results:
 
     trials: Mapping[str, Sequence[TrialResult]]
     values: Mapping[str, Mapping[str, Mapping[str, float]]]
-    """Metric → trial, or BASE_MODEL → pair → score. Of a validation loss the nats of the pair, in units of the mean
-    tokens of a pair: their mean is then the loss per token."""
+    """Metric → trial, or BASE_MODEL → pair → score; of a validation loss the pair's nats."""
+    tokens: Mapping[str, int]
+    """Validation pair → tokens that its nats are of."""
     groups: Mapping[str, str]
     """Pair → group."""
     level: float
@@ -115,6 +121,10 @@ class Results:
         """The pairs of each of a variant's completed trials that have this metric."""
         names = [trial.name for trial in self.trials.get(variant, ()) if trial.status == "completed"]
         return [self.values[metric][name] for name in names if name in self.values[metric]]
+
+    def weights(self, metric: str, pairs: Sequence[str]) -> list[float]:
+        """Of `pairs` in a mean of this metric."""
+        return [float(self.tokens[pair]) if metric == VALIDATION_LOSS else 1.0 for pair in pairs]
 
 
 def gather(trials: Sequence[TrialResult], measured: Measurements, level: float) -> Results:
@@ -134,6 +144,7 @@ def gather(trials: Sequence[TrialResult], measured: Measurements, level: float) 
         metric: {name: {row.id: row.metrics[metric] for row in rows} for name, rows in scored.items()}
         for metric in METRICS
     }
+    losses = {name: {row.id: row.nats for row in rows} for name, rows in measured.losses.items()}
     return Results(
         trials={
             name: sorted(
@@ -141,15 +152,11 @@ def gather(trials: Sequence[TrialResult], measured: Measurements, level: float) 
             )
             for name in variants
         },
-        values={**values, VALIDATION_LOSS: {name: _per_token(rows) for name, rows in measured.losses.items()}},
+        values={**values, VALIDATION_LOSS: losses},
+        tokens={row.id: row.tokens for rows in measured.losses.values() for row in rows},
         groups=groups,
         level=level,
     )
-
-
-def _per_token(rows: Sequence[PairLoss]) -> dict[str, float]:
-    mean_tokens = fmean(row.tokens for row in rows) if rows else 1.0
-    return {row.id: row.nats / mean_tokens for row in rows}
 
 
 def noise_floor(results: Results, metric: str) -> NoiseFloor | None:
@@ -158,7 +165,8 @@ def noise_floor(results: Results, metric: str) -> NoiseFloor | None:
     shared = _shared(tables) if len(tables) > 1 else []
     if not shared:
         return None
-    means = [fmean(table[name] for name in shared) for table in tables]
+    weight = math.fsum(results.weights(metric, shared))
+    means = [math.fsum(table[name] for name in shared) / weight for table in tables]
     return NoiseFloor(mean=fmean(means), sd=stdev(means), low=min(means), high=max(means), seeds=len(means))
 
 
@@ -177,8 +185,11 @@ def measure(results: Results, variant: str, against: str, metric: str) -> Effect
 
 def estimate_effect(sample: Sample, noise: NoiseFloor, level: float) -> dict[str, float]:
     """The numbers of an Effect from the differences alone."""
-    difference = fmean(sample.differences)
-    sampling = clustered_standard_error(sample.differences, sample.groups)
+    weights = sample.weights or [1.0] * len(sample.differences)
+    difference, mean_weight = math.fsum(sample.differences) / math.fsum(weights), fmean(weights)
+    pairs = zip(sample.differences, weights, strict=True)
+    residuals = [(of_pair - difference * weight) / mean_weight for of_pair, weight in pairs]
+    sampling = clustered_standard_error(residuals, sample.groups)
     seeds = noise.sd * math.sqrt(sum(1 / count for count in (sample.seeds, sample.against_seeds) if count))
     error, freedom = math.hypot(sampling, seeds), noise.seeds - 1
     half = t_quantile((1 + level) / 2, freedom) * error
@@ -224,7 +235,8 @@ def _sample(results: Results, variant: str, against: str, metric: str) -> Sample
     if not shared:
         return None
     differences = [fmean(table[name] for table in after) - fmean(table[name] for table in before) for name in shared]
-    return Sample(differences, [results.groups[name] for name in shared], len(after), seeds)
+    groups = [results.groups[name] for name in shared]
+    return Sample(differences, groups, len(after), seeds, results.weights(metric, shared))
 
 
 def _shared(tables: Sequence[Mapping[str, float]]) -> list[str]:

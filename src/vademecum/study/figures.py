@@ -1,7 +1,7 @@
 """The drawings of a study: losses of all levels on one axis, and what a variant costs against what it is worth."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vademecum.report.drawing import (
@@ -38,13 +38,14 @@ class Line:
     diverged: bool
 
 
-def loss_curves(lines: Sequence[Line], title: str) -> str:
-    """Every trial's training loss, faint, with its running mean; the first line's level stands out as the baseline.
+def loss_curves(lines: Sequence[Line], title: str, levels: Sequence[str] = ()) -> str:
+    """Every trial's training loss, faint, with its running mean; of `levels`, by default those of the lines, the first
+    stands out as the baseline, whether it has lines or not.
 
     A diverged trial ends in a cross. Stretches of a long training are drawn by their highest loss: a spike stays.
     """
     drawn = [line for line in lines if line.points]
-    levels = list(dict.fromkeys(line.level for line in drawn))
+    levels = levels or list(dict.fromkeys(line.level for line in drawn))
     losses = [loss for line in drawn for _, loss in line.points]
     whole = [loss for line in drawn if not line.diverged for _, loss in line.points]
     top = min(max(losses), TALLEST * max(whole)) if whole else max(losses)
@@ -53,8 +54,11 @@ def loss_curves(lines: Sequence[Line], title: str) -> str:
     parts = [*y_axis(ticks, up), *x_axis(nice_ticks(0, along.high, 5), along, "optimizer step")]
     for line in drawn:
         parts.append(_line(line, _style(levels.index(line.level)), along, up))
-    parts += _legend(levels, any(line.diverged for line in drawn))
-    rows = math.ceil((len(levels) + any(line.diverged for line in drawn)) / 2)
+    entries = _legend_entries(
+        {levels.index(line.level): line.level for line in drawn}, any(line.diverged for line in drawn)
+    )
+    parts += _legend(entries)
+    rows = math.ceil(len(entries) / 2)
     return svg(parts, title=title, height=CHART_HEIGHT + 44, margins=(44, 16), above=16 + LEGEND_ROW * rows)
 
 
@@ -79,13 +83,19 @@ def _peaks(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [max(points[start : start + size], key=lambda point: point[1]) for start in range(0, len(points), size)]
 
 
-def _legend(levels: Sequence[str], crossed: bool) -> list[str]:
-    """Two columns above the chart, each entry with a sample of its line."""
+def _legend_entries(drawn: Mapping[int, str], crossed: bool) -> list[tuple[str, str]]:
+    """A sample and a name of every level by its place, and of the cross."""
     entries = [
-        (f'<line x1="0" x2="22" y1="0" y2="0" class="line key {_style(i)}"/>', levels[i]) for i in range(len(levels))
+        (f'<line x1="0" x2="22" y1="0" y2="0" class="line key {_style(place)}"/>', name)
+        for place, name in sorted(drawn.items())
     ]
     if crossed:
         entries.append(('<path transform="translate(11 0)" d="M-5-5L5 5M-5 5L5-5" class="cross"/>', "diverged"))
+    return entries
+
+
+def _legend(entries: Sequence[tuple[str, str]]) -> list[str]:
+    """Two columns above the chart."""
     rows = math.ceil(len(entries) / 2)
     attributes = 'x="30" y="4" class="legend"'
     return [

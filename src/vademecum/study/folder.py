@@ -31,7 +31,8 @@ DECLARATION = "study-config.json"
 DECLARED = f"{RESULTS}/declared.json"
 FAILURE = "failure.json"
 """Of a trial's last try, where that came to no result."""
-TRIAL_STAGES = ("plan", *OWN_STAGES, "score/tuned", "report")
+TIMED_STAGES = (*OWN_STAGES, "score/tuned", "report")
+TRIAL_STAGES = ("plan", *TIMED_STAGES)
 
 
 def validation_losses(rows: Iterable[Mapping[str, Any]]) -> tuple[tuple[int, float], ...]:
@@ -138,17 +139,18 @@ class StudyFolder:
                 "not been run may be added",
             )
 
-    def enter_judged(self, design: Design, waiting: Collection[str]) -> list[str]:
-        """Remember the seeds of every variant whose declared trials have all ended, and the baseline's with them;
-        `waiting` are the others. The trials that were added to a variant after that."""
+    def enter_judged(self, judged: Collection[str], ended: Mapping[str, Sequence[int]]) -> list[str]:
+        """Remember the seeds that the variants of the first final verdicts had; `judged` are those that have one now,
+        and `ended` says the seeds of every variant that came to a result. The trials that ended after that: added
+        seeds, and failed ones that were tried again."""
         added = []
-        for variant in design.variants:
-            name = f"{RESULTS}/judged/{folder_name(variant.name)}.json"
+        for variant, seeds in ended.items():
+            name = f"{RESULTS}/judged/{folder_name(variant)}.json"
             if self.files.file(name).is_file():
                 known = self.files.read_json(name)
-                added += [f"{variant.name}, seed {seed}" for seed in variant.seeds if seed not in known]
-            elif not {BASELINE, variant.name} & set(waiting):
-                self.files.write_json(name, list(variant.seeds))
+                added += [f"{variant}, seed {seed}" for seed in seeds if seed not in known]
+            elif variant in judged:
+                self.files.write_json(name, list(seeds))
         return added
 
     def take_in(self, belonging: Mapping[str, Mapping[str, str]]) -> None:
@@ -251,6 +253,7 @@ class StudyFolder:
     def begin(self, trial: Trial) -> None:
         """Make a trial's directory ready for another try."""
         self.trial(trial).write_config(trial.config)
+        self.trial(trial).file(FAILURE).unlink(missing_ok=True)
         log = self.log(trial)
         self._log_sizes[trial.name] = log.stat().st_size if log.is_file() else 0
 
@@ -296,7 +299,7 @@ class StudyFolder:
             losses=tuple((row["step"], row["loss"]) for row in rows if row["step"]),
             validation=validation_losses(rows),
             metrics=metrics,
-            minutes=sum(entry.seconds for entry in own) / 60,
+            minutes=sum(entries[name].seconds for name in TIMED_STAGES if name in entries) / 60,
             peak_memory_bytes=max(entry.peak_memory_bytes for entry in own),
         )
 

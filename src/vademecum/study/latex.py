@@ -9,6 +9,7 @@ from vademecum.study.analysis import StudyAnalysis
 from vademecum.study.claims import ClaimResult
 from vademecum.study.effects import VALIDATION_LOSS
 from vademecum.study.records import BASELINE
+from vademecum.study.tables import without_effect
 from vademecum.study.words import metric_name
 
 _SPECIAL = {
@@ -34,7 +35,7 @@ def render_study_latex(analysis: StudyAnalysis, name: str) -> str:
         f"% {visible(' '.join(name.split()))}: tables made by Vademecum; in the preamble: \\usepackage{{booktabs}}"
     ]
     if analysis.claims:
-        parts.append(_claims(analysis.claims, name))
+        parts.append(_claims(analysis.claims, name, analysis.missing))
     if any(row.effects for row in analysis.factors):
         parts.append(_effects(analysis, name))
     return "\n\n".join(parts) + "\n"
@@ -45,7 +46,11 @@ def escape(text: str) -> str:
     return _ANY.sub(lambda found: _SPECIAL[found[0]], visible(" ".join(text.split())))
 
 
-def _claims(claims: Sequence[ClaimResult], name: str) -> str:
+def _interim(missing: Sequence[str]) -> str:
+    return f" Interim: {numbers.counted(len(missing), 'declared trial')} not run yet." if missing else ""
+
+
+def _claims(claims: Sequence[ClaimResult], name: str, missing: Sequence[str]) -> str:
     rows = [
         (
             claim.name,
@@ -58,8 +63,9 @@ def _claims(claims: Sequence[ClaimResult], name: str) -> str:
     ]
     level = numbers.level(claims[0].level)
     caption = (
-        f"The claims of {escape(name)}. Differences are paired on the test pairs; the {escape(level)} intervals "
-        "include the variance between training seeds; $p$ is adjusted by Holm's method over all claims."
+        f"The claims of {escape(name)}. Differences are paired, on test pairs or, of the validation loss, on "
+        f"validation pairs; the {escape(level)} intervals include the variance between training seeds; $p$ is adjusted "
+        f"by Holm's method over all comparisons.{_interim(missing)}"
     )
     head = ("Claim", "Metric", "Difference", f"{level} interval", "$p$", "Verdict")
     return _table(r"p{0.3\linewidth}lrrrl", head, rows, (caption, "claims"))
@@ -76,11 +82,12 @@ def _effects(analysis: StudyAnalysis, name: str) -> str:
                 half = (effect.high - effect.low) / 2
                 cells.append(f"{numbers.difference(effect.difference)} ± {numbers.score(half)}")
             else:
-                cells.append("baseline" if row.variant == BASELINE else "diverged" if row.diverged else numbers.NONE)
+                cells.append("baseline" if row.variant == BASELINE else without_effect(row))
         rows.append((row.factor, row.level, *cells))
     caption = (
         f"Each level of {escape(name)} against the baseline, with {escape(numbers.level(levels[0]))} intervals that "
-        "include the variance between training seeds. These effects describe; they are not tested."
+        f"include the variance between training seeds. These effects describe; they are not tested."
+        f"{_interim(analysis.missing)}"
     )
     head = ("Factor", "Level", *map(metric_name, EFFECT_METRICS))
     return _table("llrrrr", head, rows, (caption, "effects"))

@@ -95,13 +95,15 @@ def find_needed(
     `order` says what so many seeds take.
 
     To show a difference it must be (t_a + t_b) standard errors, where t_a is the quantile for 5 % over the number of
-    claims (what Holm's method asks of the smallest p, so that it suffices for any) and t_b that for the power. To show
+    claims (what Holm's method asks of the smallest p, so that it suffices for any), or for what the interval leaves out
+    where that is less, and t_b that for the power. To show
     that there is none, the rest of the margin must be as many for a one-sided 5 %; there t_b is the quantile for
     (1 + power) / 2, because both one-sided tests must succeed: exact for a difference of zero, else a little more than
     it takes.
     """
     size = abs(effect.difference)
-    found = [_find(_Search(effect, noise, size, ALPHA / claims / 2, POWER), "difference", minutes, order)]
+    tail = min(ALPHA / claims, 1 - effect.level) / 2
+    found = [_find(_Search(effect, noise, size, tail, POWER), "difference", minutes, order)]
     if size < margin:
         search = _Search(effect, noise, margin - size, ALPHA, (1 + POWER) / 2)
         found.append(_find(search, "no real difference", minutes, order))

@@ -51,8 +51,10 @@ class TrialResult(Record):
     metrics: dict[str, Estimate]
     """ROUGE of the tuned system with intervals over test pairs; empty unless completed."""
     minutes: float
-    """Wall time of its own stages."""
+    """Wall time of its own stages. Not of the probe, which some trials take over and others need; of a training
+    together its share by real tokens."""
     peak_memory_bytes: int
+    """Of a training together that of all."""
 
     @property
     def untrained_loss(self) -> float | None:
@@ -70,6 +72,11 @@ class TrialResult(Record):
     def diverged(self) -> bool:
         """Whether a number was not finite, or training left the model worse on validation pairs than it was."""
         return self.status == "diverged" or self.ended_above
+
+    @property
+    def outcome(self) -> str:
+        """Its status, for a table or a count of them."""
+        return "completed, worse than untrained" if self.ended_above else self.status
 
     def finite(self) -> "TrialResult":
         """Without the numbers of a diverged training that are none, which JSON cannot hold."""

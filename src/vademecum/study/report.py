@@ -102,7 +102,7 @@ def _claims(analysis: StudyAnalysis) -> Iterator[Block]:
         "is reproduced where all of its trials did, and contradicted where none did. Where one side of a comparison "
         "has no scores because all of its trials diverged, and all of the other's completed, that decides. Either "
         f"takes {FEWEST_SEEN} trials of each variant that it is about; neither has a p. No verdict is given before all "
-        "declared trials of both sides and of the baseline have ended."
+        "declared trials of what it is about have ended, and on a comparison those of the baseline too."
     )
 
 
@@ -160,18 +160,23 @@ def _losses(factor: str, analysis: StudyAnalysis) -> Iterator[Block]:
         variant: level for variant, level in levels.items() if variant != BASELINE
     }
     lines = [
-        Line(level, trial.losses, trial.status == "diverged")
+        Line(level, trial.losses, trial.diverged)
         for variant, level in levels.items()
         for trial in analysis.trials
         if trial.variant == variant and trial.losses
     ]
+    undrawn = [row.name for row in analysis.trials if row.variant in levels and row.diverged and not row.losses]
     if len({line.level for line in lines}) < 2:
+        if undrawn:
+            yield Prose(f"{', '.join(undrawn)} diverged at the first step.")
         return
     title = f"Training loss by {factor}"
+    absent = f" Diverged at the first step, and not drawn: {', '.join(undrawn)}." if undrawn else ""
     yield Figure(
-        loss_curves(lines, title),
-        f"{title}: one line per trial, faint each step, bold the running mean. A line that ends in a cross diverged "
-        "there; losses far above all others are drawn at the upper edge.",
+        loss_curves(lines, title, list(levels.values())),
+        f"{title}: one line per trial, faint each step, bold the running mean. A line that ends in a cross diverged: "
+        "there a number was not finite, or the validation loss ended above the untrained model's. Losses far above all "
+        f"others are drawn at the upper edge.{absent}",
     )
 
 
@@ -203,8 +208,8 @@ def _costs(analysis: StudyAnalysis) -> Iterator[Block]:
         cost_against_quality(spots, floor.sd if floor else 0.0, base.mean if base else None, name),
         f"Mean {name} over mean minutes of each variant's completed trials, numbered as in the table. Dashed: the "
         "frontier, which no cheaper variant beats. Dotted: the untrained base model. Whiskers: one standard deviation "
-        "of the noise floor; where they overlap, the order is not shown. Minutes hold for the machine named below, and "
-        "for what else it had to do.",
+        "between trainings that differ in their seed alone; no test: whether two variants differ the effects and the "
+        "claims say. Minutes hold for the machine named below, and for what else it had to do.",
     )
     yield tables.costs_table(spots, find_frontier(spots), name)
 
@@ -281,8 +286,8 @@ def _limits(analysis: StudyAnalysis, material: StudyMaterial) -> tuple[str, ...]
         found.append(f"{unequal} Only what completed is compared, which favours a variant that fails now and then.")
     if material.late_seeds:
         found.append(
-            f"Seeds were added after a verdict had been given ({'; '.join(material.late_seeds)}). Whoever adds seeds "
-            "until a claim is shown sees it shown too often, and p is not corrected for looking twice."
+            f"Trials ended after a verdict had been given without them ({'; '.join(material.late_seeds)}). Whoever "
+            "adds seeds until a claim is shown sees it shown too often, and p is not corrected for looking twice."
         )
     found += [
         "No real difference is judged for each claim by itself, without a correction for their number; a margin that "

@@ -46,8 +46,9 @@ def effects_table(rows: Sequence[LevelEffects], level: float) -> Table:
         ("factor", "level", *map(metric_name, STUDY_METRICS)),
         lines,
         text_columns=2,
-        caption=f"Level minus baseline on the same test pairs, with {numbers.level(level)} intervals that include the "
-        "variance between training seeds. Of a validation loss, less is better.",
+        caption="Level minus baseline on the same test pairs (of the validation loss, validation pairs), with "
+        f"{numbers.level(level)} intervals that include the variance between training seeds. Of a validation loss, "
+        "less is better.",
     )
 
 
@@ -57,7 +58,12 @@ def _effect(row: LevelEffects, metric: str) -> str:
         return numbers.signed_estimate({"mean": effect.difference, "low": effect.low, "high": effect.high})
     if row.variant == BASELINE:
         return BASELINE
-    return "diverged" if row.diverged else numbers.NONE
+    return without_effect(row)
+
+
+def without_effect(row: LevelEffects) -> str:
+    """What stands where a level has no number: whether all of its trials diverged, or nothing."""
+    return "diverged" if row.diverged and row.diverged == row.trials and not row.completed else numbers.NONE
 
 
 def noise_table(floors: dict[str, NoiseFloor]) -> Table:
@@ -110,7 +116,7 @@ def trials_table(trials: Sequence[TrialResult]) -> Table:
         (
             trial.variant,
             f"{trial.seed}",
-            trial.status,
+            trial.outcome,
             _loss(trial),
             *(_rouge(trial.metrics.get(metric)) for metric in METRICS),
             f"{trial.minutes:.1f}",

@@ -1,7 +1,7 @@
 """What a study's trials say together: study.json and the report."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from vademecum.errors import RunError
@@ -14,6 +14,7 @@ from vademecum.study.design import Design, Trial, without_path
 from vademecum.study.effects import Measurements
 from vademecum.study.folder import StudyFolder
 from vademecum.study.latex import render_study_latex
+from vademecum.study.records import BASELINE, TrialResult
 from vademecum.study.report import StudyMaterial, render_study_html, render_study_markdown
 from vademecum.study.sizing import Sizing
 
@@ -42,13 +43,30 @@ def judge(design: Design, trials: Sequence[Trial], sizing: Sizing, folder: Study
         design.baseline.evaluate,
         _same(trials),
     )
-    late = folder.enter_judged(design, {trial.variant for trial in trials if trial.name not in found})
+    late = folder.enter_judged(_judged(analysis), _ended(found.values()))
     material = replace(_material(design, trials, sizing, folder), late_seeds=tuple(late))
     folder.files.write_json("study.json", analysis.model_dump(mode="json"))
     folder.files.write_text("study.md", render_study_markdown(analysis, material))
     folder.files.write_text("study.html", render_study_html(analysis, material))
     folder.files.write_text("study.tex", render_study_latex(analysis, material.name))
     return analysis
+
+
+def _judged(analysis: StudyAnalysis) -> set[str]:
+    """What the claims with a final verdict went by."""
+    final = [claim for claim in analysis.claims if not claim.interim]
+    compared = [claim for claim in final if claim.direction != "diverges"]
+    beside = {name for claim in compared for name in (claim.against, BASELINE)}
+    return {claim.variant for claim in final} | beside
+
+
+def _ended(results: Iterable[TrialResult]) -> dict[str, list[int]]:
+    """Variant → seeds that came to a result; a failed trial is tried again."""
+    ended: dict[str, list[int]] = {}
+    for result in results:
+        if result.status != "failed":
+            ended.setdefault(result.variant, []).append(result.seed)
+    return ended
 
 
 def _material(design: Design, trials: Sequence[Trial], sizing: Sizing, folder: StudyFolder) -> StudyMaterial:
