@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.plan_accuracy import FITTED, JUDGED, Case, judge, time_errors
+from benchmarks.plan_accuracy import FITTED, JUDGED, Case, is_quick, judge, time_errors
 
 from benchmarks import plan_accuracy
 
@@ -48,6 +48,13 @@ def test_errors_count_without_their_sign() -> None:
     assert found["plan.memory_error_p95"]["low"] == pytest.approx(0.05)
     assert found["plan.memory_error_p95"]["high"] == pytest.approx(0.1)
     assert found["plan.step_time_error"]["value"] == pytest.approx(0.1)
+
+
+def test_a_quick_run_has_every_kind_of_weights_and_emulates_no_number_format() -> None:
+    quick = [case for case in JUDGED if is_quick(case)]
+    assert {case.quantization for case in quick} == {"none", "int8", "nf4"}
+    assert {case.dtype for case in quick} == {"float32"}
+    assert 4 <= len(quick) <= 6
 
 
 def test_nothing_is_both_fitted_and_judged() -> None:
