@@ -224,7 +224,8 @@ def _plan(systems: tuple[str, ...]) -> dict[str, Any]:
         "base_digest": "5d" * 32, "optimizer_steps": 207, "full_steps": 224, "ended_by": "budget", "warmup_steps": 6,
         "eval_steps": 52, "save_steps": 21, "micro_batch_tokens": 2048, "real_tokens": 198_000,
         "rates": {"train_tokens_per_second": 655.0, "answer_tokens_per_second": 118.0,
-                  "prompt_tokens_per_second": 1450.0, "peak_memory_bytes": 2_050_000_000},
+                  "prompt_tokens_per_second": 1450.0, "peak_memory_bytes": 2_050_000_000,
+                  "training_peak_bytes": 2_030_000_000},
         "predicted_peak_bytes": {"train": 2_010_000_000, "predict": 1_190_000_000},
         "predicted_seconds": {"prepare and plan": 32.0, "train": 321.0, "decoding": 47.0}
         | {f"predict/{name}": 61.0 for name in systems if name != "copy"},

@@ -24,11 +24,12 @@ def test_counts_lead_from_the_corpus_to_the_tokens(report: dict[str, Any], mater
 def test_time_sets_the_measured_beside_the_predicted(report: dict[str, Any]) -> None:
     rows = {row[0]: row[1:] for row in times_table(report).rows}
     assert rows["prepare and plan"][:3] == ("32 s", "32 s", "1.01")
-    assert rows["train"] == ("5.3 min", "5.6 min", "1.05", "2.01 GB", "2.14 GB")
+    assert rows["train"] == ("5.3 min", "5.6 min", "1.05", "2.01 GB", "2.03 GB", "2.14 GB")
     assert rows["choose the decoding"][0] == "47 s"
-    assert rows["answer and score: copy"] == ("–", "1.6 s", "–", "–", "1.21 GB")
+    assert rows["answer and score: copy"] == ("–", "1.6 s", "–", "–", "–", "1.21 GB")
     measured = sum(report["run"]["seconds"].values())
     assert rows["in all"][1] == f"{measured / 60:.1f} min"
+    assert rows["in all"][3:] == ("2.01 GB", "2.05 GB", "2.14 GB")
 
 
 def test_validation_losses_begin_with_the_untrained_model_s(material: ReportMaterial) -> None:

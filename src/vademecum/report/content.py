@@ -1,5 +1,6 @@
 """report.json: the contract that other programs read. It holds no text of the corpus."""
 
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
@@ -79,9 +80,15 @@ def _run(material: ReportMaterial) -> dict[str, Any]:
         "seconds": {name: entry["seconds"] for name, entry in entries.items()},
         "predicted_seconds": dict(material.plan["predicted_seconds"]),
         "predicted_peak_bytes": dict(material.plan["predicted_peak_bytes"]),
+        "probed_peak_bytes": _probed(material.plan["rates"]),
         "peak_memory_bytes": {name: entry["peak_memory_bytes"] for name, entry in entries.items()},
         "outputs": {name: dict(entry["outputs"]) for name, entry in entries.items()},
     }
+
+
+def _probed(rates: Mapping[str, Any]) -> dict[str, int]:
+    """What throw-away work in the largest shapes of the corpus held at most: training, and all that was tried."""
+    return {"train": rates.get("training_peak_bytes", 0), "all": rates["peak_memory_bytes"]}
 
 
 def base_name(model: str, origin: str) -> str:

@@ -163,9 +163,9 @@ def losses_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def times_table(report: Mapping[str, Any]) -> Table:
-    """Predicted and measured seconds per stage, and predicted and measured memory at its peak."""
+    """Predicted and measured seconds per stage, and memory at its peak: predicted, found by the probe, and measured."""
     predicted, run = report["run"]["predicted_seconds"], report["run"]
-    foreseen = run["predicted_peak_bytes"]
+    foreseen, probed = run["predicted_peak_bytes"], run["probed_peak_bytes"]
     parts = {"prepare and plan": ("prepare", "plan"), "train": ("train",), "choose the decoding": ("decoding",)}
     parts |= {f"answer and score: {name}": (f"predict/{name}", f"score/{name}") for name in report["systems"]}
     rows, total = [], [0.0, 0.0]
@@ -178,11 +178,15 @@ def times_table(report: Mapping[str, Any]) -> Table:
         total = [total[0] + plan, total[1] + took]
         peak = numbers.gigabytes(max(run["peak_memory_bytes"][stage] for stage in done))
         expected = foreseen.get(done[0].partition("/")[0], 0) if plan else 0
-        rows.append((name, *_times(plan, took), numbers.gigabytes(expected) if expected else numbers.NONE, peak))
+        rows.append((name, *_times(plan, took), _bytes(expected), _bytes(probed.get(name, 0)), peak))
     highest, expected = max(run["peak_memory_bytes"].values()), max(foreseen.values())
-    rows.append(("in all", *_times(*total), numbers.gigabytes(expected), numbers.gigabytes(highest)))
-    head = ("stage", "time, predicted", "measured", "measured / predicted", "peak memory, predicted", "measured")
-    return Table(head, tuple(rows))
+    rows.append(("in all", *_times(*total), _bytes(expected), _bytes(probed["all"]), _bytes(highest)))
+    head = ("stage", "time, predicted", "measured", "measured / predicted", "peak memory, predicted")
+    return Table((*head, "in the probe", "measured"), tuple(rows))
+
+
+def _bytes(count: int) -> str:
+    return numbers.gigabytes(count) if count else numbers.NONE
 
 
 def _times(predicted: float, measured: float) -> tuple[str, str, str]:
