@@ -6,7 +6,7 @@ from vademecum.config import load_config, preset_names
 
 
 def test_the_presets_are_these() -> None:
-    assert preset_names() == ["cpu", "demo", "paper", "qlora-12gb", "qlora-24gb", "qlora-8gb"]
+    assert preset_names() == ["cpu", "demo", "fsdp-4x12gb", "paper", "qlora-12gb", "qlora-24gb", "qlora-8gb"]
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -197,6 +197,24 @@ LARGE = {
 """Preset → model type, weights and shape of its base, as its publisher gives them."""
 
 
+def test_a_base_in_parts_fits_the_cards_of_its_preset_and_whole_it_would_not(tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    model_type, _, shape = LARGE["qlora-24gb"]
+    AutoConfig.for_model(model_type, **shape, tie_word_embeddings=False).save_pretrained(tmp_path)
+    config = load_config("fsdp-4x12gb")
+    limit = round((config.budget.memory_gb or 0) * 1e9)
+    for shards in (config.train.dp_shard_size, 1):
+        training = TrainingShape(
+            rows=2, width=config.train.max_length, trained_tokens=900, gradient_checkpointing=True,
+            quantization="none", compact=True, shards=shards,
+        )  # fmt: skip
+        answering = AnsweringShape(8, 128, config.generate.max_new_tokens, "nf4")
+        found = predict_memory(tmp_path, config.lora, "bfloat16", training, answering)
+        assert fits(found.training_bytes, limit) is (shards == 4)
+        assert fits(found.answering_bytes, limit)
+
+
 @pytest.mark.parametrize("preset", LARGE)
 def test_a_large_base_fits_the_card_of_its_preset(preset: str, tmp_path: Path) -> None:
     from transformers import AutoConfig

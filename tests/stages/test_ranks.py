@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ SETTINGS = (
     "generate.validation_pairs=2", "evaluate.resamples=100",
 )  # fmt: skip
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vademecum")
+SHIPPED = files("vademecum") / "presets" / "accelerate" / "data-parallel.yaml"
 ACCELERATE = (
-    "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-    "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "vademecum",
+    "-m", "accelerate.commands.launch", "--config_file", str(SHIPPED), "--num_processes", "2", "-m", "vademecum",
 )  # fmt: skip
 DEADLOCK_SECONDS = 280
 ALONE_HERE = ("-m", "vademecum")
