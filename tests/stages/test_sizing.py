@@ -1,5 +1,6 @@
 """Where nothing fits, what would: predicted like the rest, and true to the byte."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -81,8 +82,19 @@ def test_shorter_rows_are_named_last(predictor: _Predictor) -> None:
     assert said == f"model.quantization = 'nf4' and train.max_length = {half} would take {needed / 1e9:.2f} GB"
 
 
-def test_where_nothing_of_this_helps_a_smaller_base_is_named(predictor: _Predictor) -> None:
-    assert "a smaller base model" in predictor.nearest(least(predictor, "nf4", ROW_TOKENS // 2) // 2)
+def test_the_longest_rows_that_fit_are_named(predictor: _Predictor) -> None:
+    quarter = ROW_TOKENS // 4
+    needed = least(predictor, "nf4", quarter)
+    assert just_enough(needed) < least(predictor, "nf4", ROW_TOKENS // 2)
+    assert f"and train.max_length = {quarter} would take" in predictor.nearest(just_enough(needed))
+
+
+def test_where_nothing_of_this_helps_a_smaller_base_is_named_and_how_small(predictor: _Predictor) -> None:
+    needed = least(predictor, "nf4", ROW_TOKENS // 4)
+    said = predictor.nearest(just_enough(needed // 2))
+    assert re.match(r"take a smaller base model, of some (49|50|51)% of this one's size", said)
+    crowded = replace(predictor, process_bytes=10**9)
+    assert crowded.nearest(9 * 10**8).startswith("Python and its libraries alone take 1.00 GB")
 
 
 def answering(predictor: _Predictor, asked: str) -> _Predictor:

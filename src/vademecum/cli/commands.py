@@ -41,7 +41,8 @@ class Options:
 options = Options()
 
 Target = Annotated[
-    str, typer.Argument(help="A preset (demo, cpu, paper, qlora-8gb, qlora-12gb, qlora-24gb, fsdp-4x12gb) or a TOML file.")
+    str,
+    typer.Argument(help="A preset (demo, cpu, paper, qlora-8gb, qlora-12gb, qlora-24gb, fsdp-4x12gb) or a TOML file."),
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")]
 DeclaredSettings = Annotated[

@@ -36,6 +36,8 @@ from vademecum.training import ALONE, Example, Layout, Ranks, audit_supervision,
 HISTOGRAM_BINS = 32
 ANSWER_ROWS: dict[Device, int] = {"cpu": 64, "cuda": 256, "mps": 64}
 """Most answers written at a time, where the configuration does not say."""
+LENGTH_PARTS, SHORTEST = (1, 2, 4), 32
+"""Of train.max_length, and in tokens: how much shorter rows are tried, from long to short, where nothing else fits."""
 SMALLER_SHARE = 0.9
 """Settings that are not predicted to take a tenth less, beside the process, are no way out of a full memory."""
 
@@ -272,16 +274,27 @@ class _Predictor:
         least = self._possible(
             train.model_copy(update={"per_device_train_batch_size": 1, "gradient_checkpointing": True})
         )[-1]
-        tries = [("one example per micro-batch with gradient checkpointing", least, train)]
+        ways = [("one example per micro-batch with gradient checkpointing", least)]
         if model.quantization == "none":
-            tries.append(("model.quantization = 'nf4'", least.model_copy(update={"quantization": "nf4"}), train))
-        shorter = train.model_copy(update={"max_length": max(16, train.max_length // 2)})
-        tries += [(f"{words} and train.max_length = {shorter.max_length}", one, shorter) for words, one, _ in tries]
-        for words, settings, tried in tries:
-            needed = self.training_bytes(settings, tried)
-            if fits(needed, limit_bytes):
-                return f"{words} would take {needed / 1e9:.2f} GB"
-        return "take a smaller base model, or give the run more memory with budget.memory_gb"
+            ways.append(("model.quantization = 'nf4'", least.model_copy(update={"quantization": "nf4"})))
+        needed = 0
+        for length in dict.fromkeys(max(SHORTEST, train.max_length // part) for part in LENGTH_PARTS):
+            shorter = train.model_copy(update={"max_length": min(length, train.max_length)})
+            cut = f" and train.max_length = {length}" if length < train.max_length else ""
+            for words, settings in ways:
+                needed = self.training_bytes(settings, shorter)
+                if fits(needed, limit_bytes):
+                    return f"{words}{cut} would take {needed / 1e9:.2f} GB"
+        room = limit_bytes / (1 + MEMORY_MARGIN) - self.process_bytes
+        if room <= 0:
+            return (
+                f"Python and its libraries alone take {self.process_bytes / 1e9:.2f} GB: give the run more memory with "
+                "budget.memory_gb"
+            )
+        return (
+            f"take a smaller base model, of some {room / (needed - self.process_bytes):.0%} of this one's size, or "
+            "give the run more memory with budget.memory_gb"
+        )
 
     def _training_shape(self, settings: Settings, train: TrainConfig) -> TrainingShape:
         situation = self.situation
