@@ -10,6 +10,8 @@ from rich.progress import Progress as RichProgress
 from vademecum.stages import Silence
 
 LINE_EVERY_SECONDS = 20.0
+SLOWEST_SHOWN = 0.005
+"""Things a second; slower ones, such as trials, are told by the time that is left."""
 
 
 class Progress(Silence):
@@ -61,17 +63,16 @@ class Progress(Silence):
             self._first_done, self._started = done, now
         elapsed = now - self._started
         rate = (done - self._first_done) / elapsed if elapsed > 0 else 0.0
-        shown = f"{rate:.2f} {unit}/s" if rate else ""
+        shown = f"{rate:.2f} {unit}/s" if rate >= SLOWEST_SHOWN else ""
         if self._console.is_terminal:
             if self._task is None:
                 self._task = self._bars.add_task(self._stage, total=total, unit=unit, rate=shown)
             self._bars.update(self._task, completed=done, total=total, rate=shown)
         elif now - self._last_line >= LINE_EVERY_SECONDS or done >= total:
             self._last_line = now
-            left = f", {(total - done) / rate / 60:.1f} min left" if rate and done < total else ""
-            self._console.print(
-                f"  {self._stage}: {done:.0f} of {total:.0f} {unit} {shown}{left}".rstrip(), soft_wrap=True
-            )
+            left = f"{(total - done) / rate / 60:.1f} min left" if rate and done < total else ""
+            told = " ".join(filter(None, (f"{done:.0f} of {total:.0f} {unit}", shown)))
+            self._console.print(f"  {self._stage}: {', '.join(filter(None, (told, left)))}", soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Something that the user should know."""

@@ -139,6 +139,7 @@ def _run_trials(folder: StudyFolder, trials: Sequence[Trial], setting: Setting) 
 
     if tasks:
         setting.observer.begin("trials")
+        setting.observer.progress(done, len(trials), "trials")  # the time left is reckoned from here
         setting.executor.run(tasks, setting.stop, finished)
 
 
