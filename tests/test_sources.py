@@ -349,7 +349,8 @@ def hub(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Web:
         "pytorch_model.bin": b"pickle",
         "onnx/config.json": b"{}",
     }
-    information = {"id": REPOSITORY, "modelId": REPOSITORY, "sha": web.commit, "private": False, "siblings": []}
+    siblings = [{"rfilename": name, "size": len(body)} for name, body in contents.items()]
+    information = {"id": REPOSITORY, "modelId": REPOSITORY, "sha": web.commit, "private": False, "siblings": siblings}
     tree = [
         {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha256(body).hexdigest()[:40]}
         for name, body in contents.items()
@@ -375,6 +376,18 @@ def test_a_hub_model_is_used_from_the_cache(hub: Web, monkeypatch: pytest.Monkey
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert fetch(REPOSITORY) == path
     assert len(hub.requests) == asked
+
+
+def test_a_hub_model_that_the_disk_has_no_room_for_is_refused_before_it_is_fetched(
+    hub: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what is in the cache already nothing is asked for."""
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr("vademecum.sources.shutil.disk_usage", lambda _: usage._replace(free=4000))
+    with pytest.raises(SourceError, match=r"'some/model' takes 0\.00 GB, and the disk of .* has 0\.00 GB free"):
+        fetch(REPOSITORY)
+    assert not [path for method, path, _ in hub.requests if method == "GET" and "/resolve/" in path]
+    assert fetch(REPOSITORY, weights=False)
 
 
 def test_a_broken_hub_download_goes_on(hub: Web) -> None:

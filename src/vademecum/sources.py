@@ -25,8 +25,10 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from vademecum.errors import SourceError
 from vademecum.files import CHUNK_BYTES, digest_file, sync_folder
@@ -263,15 +265,17 @@ def _fetch_hub(repository: str, revision: str, *, offline: bool, weights: bool) 
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     elsewhere = "Give a local directory with `--set model.name=PATH`, or use the preset `demo`, which needs no hub."
+    offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    asked: dict[str, Any] = {
+        "revision": revision,
+        "allow_patterns": [*_HUB_FILES, *([_HUB_WEIGHTS] if weights else [])],
+        "ignore_patterns": ["*/*"],  # some repositories keep a second copy of the weights in a subfolder
+        "endpoint": os.environ.get("HF_ENDPOINT") or None,
+    }
     try:
-        path = snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=[*_HUB_FILES, *([_HUB_WEIGHTS] if weights else [])],
-            ignore_patterns=["*/*"],  # some repositories keep a second copy of the weights in a subfolder
-            local_files_only=offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"},
-            endpoint=os.environ.get("HF_ENDPOINT") or None,
-        )
+        if not offline:
+            _check_room(repository, asked)
+        path = snapshot_download(repository, local_files_only=offline, **asked)
     except GatedRepoError as error:
         raise SourceError(
             f"The hub asks for a login and an agreement before it gives {repository!r}.",
@@ -292,6 +296,36 @@ def _fetch_hub(repository: str, revision: str, *, offline: bool, weights: bool) 
             hint=elsewhere,
         ) from error
     return Path(path)
+
+
+def _check_room(repository: str, asked: Mapping[str, Any]) -> None:
+    """Refuse a download that would fill the disk of the hub's cache, before it begins.
+
+    Where the hub does not tell the sizes nothing is refused: what is wrong shows when it is asked for the files.
+    """
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.utils import filter_repo_objects
+
+    revision, cache = asked["revision"], Path(constants.HF_HUB_CACHE)
+    try:
+        about = HfApi(endpoint=asked["endpoint"]).model_info(repository, revision=revision, files_metadata=True)
+    except Exception:  # noqa: BLE001  its HTTP library has changed twice, and with it what it raises
+        return
+    sizes = {file.rfilename: file.size or 0 for file in about.siblings or ()}
+    patterns = {name: asked[name] for name in ("allow_patterns", "ignore_patterns")}
+    needed_bytes = sum(
+        sizes[name]
+        for name in filter_repo_objects(sizes, **patterns)
+        if not isinstance(try_to_load_from_cache(repository, name, cache, about.sha), str)
+    )
+    there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if needed_bytes > free:
+        raise SourceError(
+            f"The model {repository!r} takes {needed_bytes / 1e9:.2f} GB, and the disk of {str(cache)!r} has "
+            f"{free / 1e9:.2f} GB free.",
+            hint="Make room, or set HF_HOME to a folder on another disk.",
+        )
 
 
 def _local(name: str) -> Path:
