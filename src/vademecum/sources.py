@@ -304,12 +304,15 @@ def _check_room(repository: str, asked: Mapping[str, Any]) -> None:
     Where the hub does not tell the sizes nothing is refused: what is wrong shows when it is asked for the files.
     """
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import filter_repo_objects
 
+    # The hub's client has changed its HTTP library, and may again; its own error derives from whichever it has.
+    faults = tuple(kind for kind in HfHubHTTPError.__mro__ if issubclass(kind, Exception) and kind is not Exception)
     revision, cache = asked["revision"], Path(constants.HF_HUB_CACHE)
     try:
         about = HfApi(endpoint=asked["endpoint"]).model_info(repository, revision=revision, files_metadata=True)
-    except Exception:  # noqa: BLE001  its HTTP library has changed twice, and with it what it raises
+    except faults:
         return
     sizes = {file.rfilename: file.size or 0 for file in about.siblings or ()}
     patterns = {name: asked[name] for name in ("allow_patterns", "ignore_patterns")}

@@ -6,6 +6,7 @@ from vademecum.errors import ConfigError
 from vademecum.planning import Plan
 from vademecum.study.declaration import Factor, StudyConfig
 from vademecum.study.design import Design, lay_out_design
+from vademecum.study.execution import fitting_at_once
 from vademecum.study.sizing import FEWEST_PAIRS, STARTUP_SECONDS, size_study
 
 TOKENS_PER_SECOND, TOKENS_PER_PAIR = 200.0, 100
@@ -217,3 +218,16 @@ def test_more_machines_take_less_and_never_less_than_the_longest_trial() -> None
     assert sizing.minutes_on(1) > sizing.minutes_on(2) > sizing.minutes_on(4)
     assert sizing.minutes_on(64) == pytest.approx(sizing.shared_minutes + max(sizing.minutes.values()))
     assert size_study(design(), plan(), lanes=2).minutes_on(1) == pytest.approx(sizing.minutes_on(2))
+
+
+@pytest.mark.parametrize(
+    ("cores", "limit_bytes", "device", "expected"),
+    [(8, 100, "cpu", 2), (1, 100, "cpu", 1), (8, 7, "cpu", 1), (8, 1, "cpu", 1), (8, 100, "cuda", 1)],
+)
+def test_two_trials_share_a_cpu_where_each_has_a_core_and_its_predicted_memory(
+    monkeypatch: pytest.MonkeyPatch, cores: int, limit_bytes: int, device: str, expected: int
+) -> None:
+    monkeypatch.setattr("vademecum.study.execution.usable_cores", lambda: cores)
+    changed = plan().model_copy(update={"memory_limit_bytes": limit_bytes, "device": device})
+    assert max(changed.predicted_peak_bytes.values()) == 4
+    assert fitting_at_once(changed) == expected

@@ -257,7 +257,10 @@ def study(
             "cluster of this machine) or `ray:ADDRESS` (an existing one)."
         ),
     ] = "auto",
-    at_once: Annotated[int, typer.Option(help="Trials that share the cores of a machine.", min=1)] = 1,
+    at_once: Annotated[
+        int | None,
+        typer.Option(help="Trials that share the cores of a machine; by default two, where they fit.", min=1),
+    ] = None,
     stop_after: StopAfter = None,
 ) -> None:
     """Run many trials as one, and say of each claim whether it was reproduced; the same command goes on."""

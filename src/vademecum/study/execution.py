@@ -21,6 +21,10 @@ from vademecum.study.sharing import Group, share_groups, sharing_pays, take_up_g
 from vademecum.study.sizing import Sizing, size_study
 from vademecum.study.verdict import judge
 
+MOST_AT_ONCE = 2
+"""Side by side they went through 1.25 times as many tokens as one after another (docs/experiments.md); more were not
+measured."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -30,8 +34,8 @@ class Setting:
     observer: Observer
     offline: bool = False
     stop: Stop = field(default_factory=Stop)
-    at_once: int = 1
-    """Trials that share the cores of a machine; an accelerator is never shared."""
+    at_once: int | None = 1
+    """Trials that share the cores of a machine; an accelerator is never shared. None: as many as `fitting_at_once`."""
     share_base: bool | None = False
     """Whether trials that can are trained together on one frozen base. None: where the plan says that it pays."""
 
@@ -48,6 +52,8 @@ def run_study(study: StudyConfig, path: Path, setting: Setting) -> StudyAnalysis
     folder = StudyFolder(path)
     with folder.files.lock():
         design, sizing, trials = prepare_study(study, folder, setting)
+        if setting.at_once is None:
+            setting = replace(setting, at_once=fitting_at_once(folder.shared.read_record("plan.json", Plan)))
         if folder.ended_elsewhere:
             setting.observer.say(f"{len(folder.ended_elsewhere)} of the trials were ended elsewhere, and count")
         pairs = "all" if sizing.train_pairs is None else f"{sizing.train_pairs:,}"
@@ -103,6 +109,15 @@ def prepare_study(study: StudyConfig, folder: StudyFolder, setting: Setting) -> 
 def _lanes(plan: Plan) -> int:
     """Trials side by side that do not slow one another down."""
     return max(1, len(gpu_free_bytes())) if plan.device == "cuda" else 1
+
+
+def fitting_at_once(plan: Plan) -> int:
+    """Trials side by side on a CPU that have a core each and fit the plan's memory, by its own prediction; no more than
+    have been measured to pay."""
+    if plan.device != "cpu":
+        return 1
+    room = plan.memory_limit_bytes // max(1, *plan.predicted_peak_bytes.values())
+    return max(1, min(MOST_AT_ONCE, usable_cores(), room))
 
 
 def size_trials(design: Design, sizing: Sizing) -> list[Trial]:
@@ -174,7 +189,7 @@ def trial_task(
     folder: StudyFolder, name: str, plan: Plan, setting: Setting, *, until: str = "report", more: Sequence[str] = ()
 ) -> Task:
     """A trial as a command that anyone could type."""
-    cuda = plan.device == "cuda"
+    cuda, at_once = plan.device == "cuda", setting.at_once or 1
     offline = ["--offline"] if setting.offline else []
     command = [sys.executable, "-m", "vademecum", "--quiet", *offline, "trial", str(folder.path.resolve()), name]
     # Together they take as large passes as fit.
@@ -183,7 +198,7 @@ def trial_task(
         name=name,
         command=(*command, *more, "--until", until),
         log=folder.path / "trials" / name / "trial.log",
-        threads=max(1, usable_cores() // (_lanes(plan) if cuda else setting.at_once)),
+        threads=max(1, usable_cores() // (_lanes(plan) if cuda else 1 if more else at_once)),
         memory_bytes=0 if cuda else memory,  # that of a GPU, which it has to itself
         gpu=cuda,
     )
