@@ -27,6 +27,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -305,7 +306,6 @@ def _check_room(repository: str, asked: Mapping[str, Any]) -> None:
     """
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import filter_repo_objects
 
     # The hub's client has changed its HTTP library, and may again; its own error derives from whichever it has.
     faults = tuple(kind for kind in HfHubHTTPError.__mro__ if issubclass(kind, Exception) and kind is not Exception)
@@ -315,11 +315,12 @@ def _check_room(repository: str, asked: Mapping[str, Any]) -> None:
     except faults:
         return
     sizes = {file.rfilename: file.size or 0 for file in about.siblings or ()}
-    patterns = {name: asked[name] for name in ("allow_patterns", "ignore_patterns")}
     needed_bytes = sum(
-        sizes[name]
-        for name in filter_repo_objects(sizes, **patterns)
-        if not isinstance(try_to_load_from_cache(repository, name, cache, about.sha), str)
+        size
+        for name, size in sizes.items()
+        if any(fnmatch(name, pattern) for pattern in asked["allow_patterns"])
+        and not any(fnmatch(name, pattern) for pattern in asked["ignore_patterns"])
+        and not isinstance(try_to_load_from_cache(repository, name, cache, about.sha), str)
     )
     there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
     free = shutil.disk_usage(there).free
