@@ -1,6 +1,7 @@
 """The commands as a user gives them: what they print where, and how they end."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_the_plan_refuses_what_does_not_fit_and_says_what_would(config: Path, va
     outcome = vade("plan", config, "--set", "budget.memory_gb=0.01")
     assert outcome.code == 2
     assert "0.01 GB" in outcome.err
-    assert "smaller" in outcome.err
+    assert "give the run more memory with budget.memory_gb" in outcome.err
 
 
 def test_audit_shows_the_tensors_of_a_preset_a_file_and_a_run(
@@ -261,3 +262,9 @@ def test_runs_that_cannot_be_compared_are_refused(first: tuple[Path, Outcome], f
     assert "has no scores of 'oracle'" in outcome.err
     (finished / "scores" / "tuned.jsonl").write_text("", encoding="utf-8")
     assert "share no test pair" in vade("compare", first[0], finished).err
+
+
+def test_a_kernel_that_is_not_used_is_not_missed_aloud(vade: Vade) -> None:
+    """Where cores compute in bfloat16, bitsandbytes asks for it when it is imported."""
+    vade("doctor", "--help")
+    assert not logging.getLogger("bitsandbytes.backends.cpu.ops").isEnabledFor(logging.WARNING)

@@ -23,7 +23,7 @@ def test_a_command_that_does_not_exist_is_answered_with_the_usage(arguments: tup
 
 
 BAD: list[tuple[str, str, str]] = [
-    ("run nosuch", "no preset and no file is called 'nosuch'", "presets are cpu, demo, paper, qlora"),
+    ("run nosuch", "no preset and no file is called 'nosuch'", "presets are cpu, demo, fsdp-4x12gb, paper, qlora"),
     ("run demo --set train.learning_rte=1", "did you mean train.learning_rate?", "docs/configuration.md"),
     ("run demo --set train.learning_rate=fast", "train.learning_rate: Input should be a valid number", "correct the"),
     ("run demo --set train", "--set 'train' has no '='", "section.key=value"),

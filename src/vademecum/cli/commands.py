@@ -1,6 +1,7 @@
 """The commands of `vade`. Each one reads its arguments, calls the library and shows what came of it."""
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -70,6 +71,8 @@ def vade(
     for silent in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
         os.environ.setdefault(silent, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # On cores with bfloat16 it warns at import that it lacks a kernel, which is not used (models/checkpoints.py).
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if quiet or as_json:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
