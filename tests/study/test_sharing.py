@@ -85,8 +85,9 @@ def begin_together(study: StudyConfig, path: Path, steps: int) -> list[Trial]:
 
 
 def clock(path: Path, name: str) -> list[str]:
-    """Of each step of a trial: done again, it would show another time."""
-    return (path / "trials" / name / "timing.jsonl").read_text(encoding="utf-8").splitlines()
+    """Of each step of a trial, the untrained model's row left out: done again, it would show another time."""
+    rows = (path / "trials" / name / "timing.jsonl").read_text(encoding="utf-8").splitlines()
+    return [row for row in rows if json.loads(row)["step"]]
 
 
 def work_together(study: StudyConfig, path: Path) -> Listener:
