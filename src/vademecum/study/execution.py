@@ -52,8 +52,6 @@ def run_study(study: StudyConfig, path: Path, setting: Setting) -> StudyAnalysis
     folder = StudyFolder(path)
     with folder.files.lock():
         design, sizing, trials = prepare_study(study, folder, setting)
-        if setting.at_once is None:
-            setting = replace(setting, at_once=fitting_at_once(folder.shared.read_record("plan.json", Plan)))
         if folder.ended_elsewhere:
             setting.observer.say(f"{len(folder.ended_elsewhere)} of the trials were ended elsewhere, and count")
         pairs = "all" if sizing.train_pairs is None else f"{sizing.train_pairs:,}"
@@ -129,6 +127,8 @@ def size_trials(design: Design, sizing: Sizing) -> list[Trial]:
 
 def _run_trials(folder: StudyFolder, trials: Sequence[Trial], setting: Setting) -> None:
     plan = folder.shared.read_record("plan.json", Plan)
+    if setting.at_once is None:
+        setting = replace(setting, at_once=fitting_at_once(plan))
     for trial in trials:
         folder.check(trial)
     open_trials = {trial.name: trial for trial in trials if not folder.is_finished(trial)}

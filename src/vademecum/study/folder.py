@@ -12,8 +12,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from vademecum.errors import RunError, StaleError
 from vademecum.files import digest_file
 from vademecum.records import Assignment, Score
@@ -171,7 +169,7 @@ class StudyFolder:
             ended_here, trained = self._is_finished(name), self._run(name).entries().get("train")
             try:
                 kept = KeptTrial.model_validate_json(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError, ValidationError) as error:
+            except (OSError, ValueError) as error:  # pydantic's is a ValueError
                 if ended_here:  # it will be written anew
                     continue
                 raise RunError(

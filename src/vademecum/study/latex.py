@@ -86,7 +86,7 @@ def _effects(analysis: StudyAnalysis, name: str) -> str:
         rows.append((row.factor, row.level, *cells))
     caption = (
         f"Each level of {escape(name)} against the baseline, with {escape(numbers.level(levels[0]))} intervals that "
-        f"include the variance between training seeds. These effects describe; they are not tested."
+        "include the variance between training seeds. These effects describe; they are not tested."
         f"{_interim(analysis.missing)}"
     )
     head = ("Factor", "Level", *map(metric_name, EFFECT_METRICS))
