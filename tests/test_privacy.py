@@ -11,7 +11,7 @@ from tests.faults.harness import TINY
 
 from vademecum.config import load_config
 from vademecum.errors import ConfigError, SourceError, masked
-from vademecum.sources import fetch
+from vademecum.sources import fetch_corpus
 
 SECRET = "zyxwvSECRETzyxwv"
 SURROUNDINGS = {
@@ -149,7 +149,7 @@ def test_a_wrong_setting_with_a_secret_is_not_repeated(setting: str) -> None:
 
 def test_an_address_with_a_password_is_not_repeated_when_it_fails(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as caught:
-        fetch(f"https://someone:{SECRET}@host.example/x.zip")
+        fetch_corpus(f"https://someone:{SECRET}@host.example/x.zip")
     assert SECRET not in caught.value.message
     assert "host.example/x.zip" in caught.value.message
 

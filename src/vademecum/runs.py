@@ -2,9 +2,9 @@
 
 `manifest.json` has one entry per finished stage, written after the stage's files:
 
-    {"train": {"inputs": {"pairs.jsonl": "…sha256", "config.train": "…"}, "outputs": {"adapter": "…"}, "seconds": 812.4,
-               "peak_memory_bytes": 1893000000, "versions": {"torch": "2.13.0"}, "seed": 0, "device": "cpu",
-               "dtype": "float32"}}
+    {"train": {"inputs": {"pairs.jsonl": "…sha256", "config.train": "…"}, "outputs": {"training.json": "…sha256"},
+               "seconds": 812.4, "peak_memory_bytes": 1893000000, "versions": {"torch": "2.13.0"}, "seed": 0,
+               "device": "cpu", "dtype": "float32"}}
 """
 
 import errno
@@ -34,6 +34,7 @@ from vademecum.files import (
 from vademecum.records import Record
 
 RecordType = TypeVar("RecordType", bound=Record)
+MANIFEST = "manifest.json"
 MARK = "inputs.json"
 """In the folder of a stage's unfinished work: the digest of what it is made from."""
 
@@ -173,7 +174,7 @@ class Run:
                         rows.append(kind.model_validate_json(line))
                     except ValidationError as error:
                         raise self._damaged(f"{name}, line {number}", str(error)) from None
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise self._damaged(name, str(error)) from None
         return rows
 
@@ -206,21 +207,21 @@ class Run:
         write_whole(self.file(name), "".join(json.dumps(value, allow_nan=False) + "\n" for value in values))
 
     def _damaged(self, name: str, found: str) -> RunError:
-        return RunError(
-            f"{self.path / name} is missing or damaged: {found}",
-            hint="delete that file and give the same `vade run` command again; it will be made anew",
-        )
+        hint = "put back a copy of it; or delete it and give the same command again, which does anew what made it"
+        if name == MANIFEST:
+            hint = "put back a copy of it, or choose another directory with --out: without it nothing counts as done"
+        return RunError(f"{self.path / name} is missing or damaged: {found}", hint=hint)
 
     # The manifest
 
     def entries(self) -> dict[str, Entry]:
         """All finished stages, by name."""
-        if not self.file("manifest.json").is_file():
+        if not self.file(MANIFEST).is_file():
             return {}
         try:
-            return {name: Entry.model_validate(entry) for name, entry in self.read_json("manifest.json").items()}
+            return {name: Entry.model_validate(entry) for name, entry in self.read_json(MANIFEST).items()}
         except ValidationError as error:
-            raise self._damaged("manifest.json", str(error)) from None
+            raise self._damaged(MANIFEST, str(error)) from None
 
     def is_current(self, stage: str, inputs: dict[str, str]) -> bool:
         """Whether a stage was finished from just these inputs and its outputs are unharmed."""
@@ -234,7 +235,7 @@ class Run:
     def complete(self, stage: str, entry: Entry) -> None:
         """Enter a stage as finished; the very last thing that a stage does."""
         entries = self.entries() | {stage: entry}
-        write_json(self.file("manifest.json"), {name: one.model_dump() for name, one in entries.items()})
+        write_json(self.file(MANIFEST), {name: one.model_dump() for name, one in entries.items()})
         self.discard(stage)
 
     def take_over(self, stage: str, other: "Run") -> None:
@@ -248,7 +249,7 @@ class Run:
         """Take back what a stage has done."""
         entries = self.entries()
         if entry := entries.pop(stage, None):
-            write_json(self.file("manifest.json"), {name: one.model_dump() for name, one in entries.items()})
+            write_json(self.file(MANIFEST), {name: one.model_dump() for name, one in entries.items()})
             for name in entry.outputs:
                 self.file(name).unlink(missing_ok=True)
         self.discard(stage)

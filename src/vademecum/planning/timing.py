@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from vademecum.hardware import Device
+from vademecum.planning.memory import Quantization
 from vademecum.planning.operations import Shape
 from vademecum.records import Record
 
@@ -25,6 +26,9 @@ TRAINING_EFFICIENCY: dict[Device, float] = {"cpu": 0.5, "cuda": 0.35, "mps": 0.3
 """Useful operations of training as a share of the rate of large matrix products: the CPU's measured by
 benchmarks/train_speed.py, the accelerators' estimates."""
 ANSWERING_EFFICIENCY: dict[Device, float] = {"cpu": 0.4, "cuda": 0.2, "mps": 0.2}
+ANSWERING_COST: dict[Quantization, float] = {"none": 1.0, "int8": 1.5, "nf4": 1.2}
+"""Of quantized weights: seconds over those of unquantized ones, with many rows at a time. SmolLM2-135M on two
+AVX512-BF16 cores, 64 rows: int8 1.6 and 0.9, nf4 1.0 and 1.4 (bfloat16, float32); one row 1.9 and 1.6, 1.6 and 1.3."""
 STEP_SECONDS: dict[Device, float] = {"cpu": 0.0, "cuda": 0.03, "mps": 0.03}
 """A decoding step takes at least this: launching its kernels. Estimates."""
 
@@ -40,6 +44,7 @@ class ForecastWork:
     prompts: dict[str, int]
     """Kind of prompt → mean tokens."""
     answer_rows: int
+    answer_quantization: Quantization
 
 
 class AnswerRates(Record):
@@ -73,7 +78,7 @@ def forecast_rates(shape: Shape, work: ForecastWork, flops: float, device: Devic
         flops: floating-point operations per second of a large matrix product in the number format that is used.
     """
     training = flops * TRAINING_EFFICIENCY[device]
-    answering = flops * ANSWERING_EFFICIENCY[device]
+    answering = flops * ANSWERING_EFFICIENCY[device] / ANSWERING_COST[work.answer_quantization]
     rows = [(length, trained) for length, trained in work.rows if length]
     tokens = sum(length for length, _ in rows)
     step = sum(shape.training_flops(length, trained) for length, trained in rows) * work.slowdown

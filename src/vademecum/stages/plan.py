@@ -62,9 +62,9 @@ RATE_NEUTRAL = {
 
 def make_plan(road: Road, _: Path) -> None:
     """Audit the training tensors, choose what fits, probe the machine with it, and decide."""
-    base = Base.locate(road)
     check_arguments(road.config.train)
-    check_device(road.config.model.device)  # before anything is fetched for it
+    check_device(road.config.model.device)
+    base = Base.locate(road)  # fetches gigabytes where need be
     started = time.monotonic()  # fetching and converting the base model is not part of the budget
     situation = look(road, base)
     size = choose_size(situation)
@@ -130,7 +130,9 @@ def _known_rates(road: Road, situation: Situation, size: Size) -> Rates | None:
 def _work(config: RunConfig) -> object:
     """What decides how fast a run is, whatever its schedule and its number of steps are."""
     train = config.train.model_dump(exclude=RATE_NEUTRAL)
-    generate = config.generate.model_dump(include={"systems", "max_new_tokens", "batch_size", "few_shot_k"})
+    generate = config.generate.model_dump(
+        include={"systems", "max_new_tokens", "batch_size", "quantization", "few_shot_k"}
+    )
     model = config.model.model_dump(exclude={"dtype", "device"})  # what came of these is compared
     return (config.corpus, config.split, config.prompt, model, config.lora, train, generate)
 
@@ -319,6 +321,7 @@ def _forecast_rates(situation: Situation, size: Size) -> Rates:
         slowdown=_slowdown(situation, size) if situation.trained else 1.0,
         prompts={kind: round(fmean(len(prompt.input_ids) for prompt in prompts)) for kind, prompts in kinds.items()},
         answer_rows=size.answer_rows,
+        answer_quantization=size.answer_quantization,
     )
     return forecast_rates(shape, work, size.flops, size.device)
 

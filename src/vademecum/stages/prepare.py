@@ -16,7 +16,7 @@ from vademecum.corpus import (
     split,
 )
 from vademecum.files import digest_path
-from vademecum.sources import MEDQUAD_VARIABLE, fetch
+from vademecum.sources import MEDQUAD_VARIABLE, fetch_corpus
 from vademecum.stages.road import Road, Stage
 
 
@@ -32,7 +32,9 @@ def corpus_digest(road: Road) -> dict[str, str]:
 def prepare(road: Road, _: Path) -> None:
     """Read, clean and split the corpus, look for personal identifiers, and measure what leaks."""
     config, run = road.config, road.run
-    path = sample_path() if config.corpus.source == "sample" else fetch(config.corpus.source, offline=road.offline)
+    path = (
+        sample_path() if config.corpus.source == "sample" else fetch_corpus(config.corpus.source, offline=road.offline)
+    )
     found = load_corpus(path, config.corpus, road.observer.say)
     pairs, rules = clean(found, config.corpus)
     identifiers = scan_identifiers(pairs)

@@ -10,6 +10,7 @@ from vademecum.cuda import shares_heads
 from vademecum.errors import ConfigError
 from vademecum.generation import Prompt, chunks
 from vademecum.hardware import Device, can_compact_memory, check_device, choose_dtype, probe_hardware
+from vademecum.models import can_quantize
 from vademecum.planning import (
     AnsweringShape,
     Candidate,
@@ -276,7 +277,8 @@ class _Predictor:
         )[-1]
         ways = [("one example per micro-batch with gradient checkpointing", least)]
         if model.quantization == "none":
-            ways.append(("model.quantization = 'nf4'", least.model_copy(update={"quantization": "nf4"})))
+            needs = "" if can_quantize() else ", which needs bitsandbytes,"
+            ways.append((f"model.quantization = 'nf4'{needs}", least.model_copy(update={"quantization": "nf4"})))
         needed = 0
         for length in dict.fromkeys(max(SHORTEST, train.max_length // part) for part in LENGTH_PARTS):
             shorter = train.model_copy(update={"max_length": min(length, train.max_length)})
@@ -332,7 +334,7 @@ def _choose_answering(
     generate = predictor.situation.config.generate
     in_parts = predictor.situation.config.train.dp_shard_size > 1
     options: list[Quantization] = [generate.quantization] if generate.quantization != "auto" else ["none"]
-    if generate.quantization == "auto" and not in_parts:
+    if generate.quantization == "auto" and not in_parts and can_quantize():
         options.append("nf4" if trained_with == "none" else trained_with)
     for quantization in options:
         rows = generate.batch_size or ANSWER_ROWS[predictor.device]
@@ -350,5 +352,6 @@ def _choose_answering(
         f"writing {rows} answers at a time takes {needed / 1e9:.2f} GB, more than {limit.bytes / 1e9:.2f} GB "
         f"({limit.reason}) with a margin of {MEMORY_MARGIN:.0%}",
         hint="leave generate.batch_size and generate.quantization unset, lower generate.max_new_tokens or "
-        "generate.few_shot_k, or take a smaller base model",
+        "generate.few_shot_k, or take a smaller base model"
+        + ("" if can_quantize() else "; with bitsandbytes (pip install '.[quantized]') quantized weights could answer"),
     )
