@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from statistics import fmean, stdev
 
 import numpy as np
@@ -78,6 +79,21 @@ def test_a_validation_loss_is_per_token_and_knows_of_its_pairs() -> None:
     by_group = [(rest[i] + rest[i + 1]) / 2 / fmean(tokens) for i in range(0, 60, 2)]
     assert found.sampling_error == pytest.approx(stdev(by_group) / math.sqrt(30))
     assert (found.n, found.groups, found.degrees_of_freedom) == (60, 30, 4)
+
+
+def test_the_losses_of_other_rows_change_nothing_for_the_rest() -> None:
+    study = build_study(EFFECTS)
+    shorter = [trial.name for trial in study.trials if trial.variant == "optimizer=adafactor"]
+    cut = {
+        name: [row.model_copy(update={"tokens": 1}) for row in rows] if name in shorter else rows
+        for name, rows in study.losses.items()
+    }
+    before, after = (
+        gather(study.trials, replace(study.measured, losses=losses), 0.95) for losses in (study.losses, cut)
+    )
+    assert noise_floor(after, VALIDATION_LOSS) == noise_floor(before, VALIDATION_LOSS)
+    found = [measure(results, "warmup=0", BASELINE, VALIDATION_LOSS) for results in (before, after)]
+    assert found[0] is not None and found[1] == found[0]
 
 
 def test_two_variants_share_the_noise_of_the_baseline(results: Results) -> None:

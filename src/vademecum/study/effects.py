@@ -111,20 +111,26 @@ class Results:
     trials: Mapping[str, Sequence[TrialResult]]
     values: Mapping[str, Mapping[str, Mapping[str, float]]]
     """Metric → trial, or BASE_MODEL → pair → score; of a validation loss the pair's nats."""
-    tokens: Mapping[str, int]
-    """Validation pair → tokens that its nats are of."""
+    tokens: Mapping[str, Mapping[str, int]]
+    """Trial → validation pair → tokens that its nats are of."""
     groups: Mapping[str, str]
     """Pair → group."""
     level: float
 
     def measured(self, variant: str, metric: str) -> list[Mapping[str, float]]:
         """The pairs of each of a variant's completed trials that have this metric."""
-        names = [trial.name for trial in self.trials.get(variant, ()) if trial.status == "completed"]
-        return [self.values[metric][name] for name in names if name in self.values[metric]]
+        return [self.values[metric][name] for name in self._names(variant, metric)]
 
-    def weights(self, metric: str, pairs: Sequence[str]) -> list[float]:
-        """Of `pairs` in a mean of this metric."""
-        return [float(self.tokens[pair]) if metric == VALIDATION_LOSS else 1.0 for pair in pairs]
+    def weights(self, variant: str, metric: str, pairs: Sequence[str]) -> list[float]:
+        """Of `pairs` in a mean of this metric over a variant's trials, which has it."""
+        if metric != VALIDATION_LOSS:
+            return [1.0] * len(pairs)
+        tokens = self.tokens[self._names(variant, metric)[0]]  # the same rows for every seed
+        return [float(tokens[pair]) for pair in pairs]
+
+    def _names(self, variant: str, metric: str) -> list[str]:
+        names = [trial.name for trial in self.trials.get(variant, ()) if trial.status == "completed"]
+        return [name for name in names if name in self.values[metric]]
 
 
 def gather(trials: Sequence[TrialResult], measured: Measurements, level: float) -> Results:
@@ -153,7 +159,7 @@ def gather(trials: Sequence[TrialResult], measured: Measurements, level: float) 
             for name in variants
         },
         values={**values, VALIDATION_LOSS: losses},
-        tokens={row.id: row.tokens for rows in measured.losses.values() for row in rows},
+        tokens={name: {row.id: row.tokens for row in rows} for name, rows in measured.losses.items()},
         groups=groups,
         level=level,
     )
@@ -165,7 +171,7 @@ def noise_floor(results: Results, metric: str) -> NoiseFloor | None:
     shared = _shared(tables) if len(tables) > 1 else []
     if not shared:
         return None
-    weight = math.fsum(results.weights(metric, shared))
+    weight = math.fsum(results.weights(BASELINE, metric, shared))
     means = [math.fsum(table[name] for name in shared) / weight for table in tables]
     return NoiseFloor(mean=fmean(means), sd=stdev(means), low=min(means), high=max(means), seeds=len(means))
 
@@ -236,7 +242,7 @@ def _sample(results: Results, variant: str, against: str, metric: str) -> Sample
         return None
     differences = [fmean(table[name] for table in after) - fmean(table[name] for table in before) for name in shared]
     groups = [results.groups[name] for name in shared]
-    return Sample(differences, groups, len(after), seeds, results.weights(metric, shared))
+    return Sample(differences, groups, len(after), seeds, results.weights(variant, metric, shared))
 
 
 def _shared(tables: Sequence[Mapping[str, float]]) -> list[str]:

@@ -65,8 +65,9 @@ class Declared(Record):
 
 
 def belonging(trials: Sequence[Trial], shared: Run) -> dict[str, dict[str, str]]:
-    """Trial → what a kept result of it must have been made with: the number format, and digests of its settings (of a
-    path the last part), of the pairs and their splits, and of the base model, where that is the baseline's.
+    """Trial → what a kept result of it must have been made with: the number format, the weights that answer, and
+    digests of its settings (of a path the last part), of the pairs and their splits, and of the base model, where that
+    is the baseline's.
 
     The baseline's trials come first.
     """
@@ -78,6 +79,9 @@ def belonging(trials: Sequence[Trial], shared: Run) -> dict[str, dict[str, str]]
             "settings": digest_value(_settings(trial)),
             "corpus": corpus,
             "number format": plan.dtype,
+            "quantization of answers": answering
+            if (answering := trial.config.generate.quantization) != "auto"
+            else plan.answer_quantization,
         }
         if (trial.config.model.name, trial.config.model.revision) == (baseline.name, baseline.revision):
             found[trial.name]["base model"] = plan.base_digest
@@ -99,6 +103,7 @@ def _settings(trial: Trial) -> dict[str, object]:
     for section, names in OF_THE_MACHINE.items():
         for name in names:
             del settings[section][name]
+    del settings["generate"]["quantization"]
     for name in BATCH_SHAPE:
         del settings["train"][name]
     settings["train"]["examples"] = math.prod(trial.config.train.batch_shape)

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
+PRUNED = "its validation loss is in the worse half"
+
+
 class Tried(Record):
     """One trial of a search."""
 
@@ -66,7 +69,7 @@ class PruningStop(Stop):
     def __init__(self, outer: Stop, trial: "optuna.Trial", run: Run) -> None:
         super().__init__()
         self._outer, self._trial, self._run = outer, trial, run
-        self._told = 0
+        self._told = self._size = 0
         self.pruned = False
 
     def check(self) -> None:
@@ -83,11 +86,16 @@ class PruningStop(Stop):
         """Why to stop; None means go on."""
         if reason := self._outer.asked:
             return reason
+        log = self._run.file("training.jsonl")  # asked many times a second, and it seldom grows
+        size = log.stat().st_size if log.is_file() else 0
+        if size == self._size:
+            return PRUNED if self.pruned else None
+        self._size = size
         for examples, loss in _losses(self._run)[self._told :]:
             self._trial.report(loss, examples)
             self._told += 1
             self.pruned = self.pruned or self._trial.should_prune()
-        return "its validation loss is in the worse half" if self.pruned else None
+        return PRUNED if self.pruned else None
 
 
 def run_search(config: SearchConfig, path: Path, setting: Setting) -> SearchResult:
@@ -157,7 +165,8 @@ class _Search:
         return anchored(load_config(self.config.baseline, fixed))
 
     def train(self, name: str, settings: dict[str, Any], stop: Stop | None = None, until: str = "train") -> None:
-        """Walk a trial as far as its training, or to the end; what it has done already is not done again."""
+        """Walk a trial as far as its training, or to the end; what it has done already is not done again. Its directory
+        tells whether it got there."""
         run = Run.create(self.folder.path / "trials" / name)
         run.write_config(self.trial_config(settings))
         task = trial_task(self.folder, name, self.plan, self.setting, until=until)
@@ -224,10 +233,18 @@ class _Search:
         best = min(completed, key=lambda one: one.validation_loss or math.inf)
         for one in {BASELINE: tried[0], best.name: best}.values():
             self.train(one.name, one.settings, until="report")
+            self._check_scored(one.name)
         baseline, run = (Run.open(self.folder.path / "trials" / name) for name in (BASELINE, best.name))
         self.folder.files.write_json("best.json", run.read_json("config.json"))
         rows = compare_runs(baseline, run, "tuned") if best.name != BASELINE else []
         return SearchResult(best=best.name, settings=best.settings, trials=tried, comparisons=rows)
+
+    def _check_scored(self, name: str) -> None:
+        if "score/tuned" not in Run.open(self.folder.path / "trials" / name).entries():
+            raise RunError(
+                f"{name} was trained, and did not come to its scores",
+                hint=f"see {self.folder.path / 'trials' / name / 'trial.log'}; the same command goes on from there",
+            )
 
     def _finished(self) -> "list[FrozenTrial]":
         """Trials that came to an end of their own; the same settings once, however often they were proposed."""

@@ -115,6 +115,8 @@ def _pinned(baseline: RunConfig, plan: Plan) -> tuple[str, ...]:
         f"model.dtype={plan.dtype}",
         f"generate.batch_size={plan.answer_rows}",
     ]
+    if baseline.generate.quantization == "auto":  # else a trial that finds less memory free would choose another
+        found.append(f"generate.quantization={plan.answer_quantization}")
     if baseline.model.quantization == "auto":
         found.append(f"model.quantization={chosen.quantization}")
     if baseline.train.gradient_checkpointing is None:
