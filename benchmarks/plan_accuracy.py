@@ -40,9 +40,10 @@ from typing import Any
 from benchmarks.results import Figure, figure, is_from_here, result_file, write_result
 from benchmarks.workload import SHAPES
 
-from vademecum.hardware import Device, probe_hardware
+from vademecum.hardware import Device, Hardware, choose_dtype, probe_hardware
 from vademecum.planning.choice import MEMORY_MARGIN, tears_heap
 from vademecum.planning.memory import LIBRARIES_BYTES, Quantization, heap_holes
+from vademecum.sources import cache_folder
 
 MODELS: dict[str, dict[str, Any]] = {
     **SHAPES,
@@ -138,8 +139,12 @@ JUDGED = (
     Case("tinyllama", 1, 256, accumulation=1),
     Case("tinyllama", 1, 512, accumulation=1),
     Case("tinyllama", 1, 512, checkpointing=True, accumulation=1),
+    Case("smollm2-135m", 2, 512, dtype="bfloat16"),
+    Case("smollm2-135m", 4, 512, dtype="bfloat16"),
+    Case("smollm2-135m", 8, 512, dtype="bfloat16", checkpointing=True),
+    Case("tinyllama", 1, 512, dtype="bfloat16", accumulation=1),
 )
-"""What is counted."""
+"""What is counted. Where bfloat16 is emulated, only the smallest model is measured in it."""
 
 
 def is_quick(case: Case) -> bool:
@@ -147,9 +152,15 @@ def is_quick(case: Case) -> bool:
     return (case.model, case.dtype) == ("width-256", "float32") and case.rows * case.width <= QUICK_TOKENS
 
 
+def is_bearable(case: Case, hardware: Hardware) -> bool:
+    """Whether it does not take half an hour, as the larger models do in a number format that is emulated."""
+    return case.dtype == "float32" or case.model == "width-256" or choose_dtype(hardware, case.device)[0] == case.dtype
+
+
 def work(case: Case, folder: Path, timed_steps: int) -> dict[str, float]:
     """In a process of its own: predict, load, probe, train."""
     from vademecum.config import LoraConfig, ModelConfig, TrainConfig
+    from vademecum.cuda import shares_heads
     from vademecum.hardware import PeakMemory, compact_memory
     from vademecum.models import attach_adapter, load_base
     from vademecum.planning.memory import TrainingShape, predict_memory, process_bytes
@@ -164,6 +175,7 @@ def work(case: Case, folder: Path, timed_steps: int) -> dict[str, float]:
         gradient_checkpointing=case.checkpointing,
         quantization=case.quantization,
         compact=case.compact,
+        heads_repeated=case.device == "cuda" and not shares_heads(case.dtype),
     )
     began = time.perf_counter()
     predicted = predict_memory(folder, lora, case.dtype, shape, None)
@@ -360,9 +372,11 @@ def main() -> None:
     if given.judge_only:
         figures = judge_again(out)
     elif not given.runs_only:
-        device: Device = given.device or probe_hardware().device
+        hardware = probe_hardware(wanted=given.device or "auto", rates_cache=cache_folder())
+        device: Device = given.device or hardware.device
         kept = kept_cases(out, device)["cases"] if given.only else []
         cases = [replace(case, device=device) for case in given.cases]
+        cases = [case for case in cases if is_bearable(case, hardware)]
         figures = judge_cases(out, cases, kept, 2 if given.quick else TIMED_STEPS)
     if given.run:
         errors = time_errors(given.run)

@@ -21,6 +21,8 @@ and `--add` adds rounds to those of the same model, so that slow arms can take p
 import argparse
 import json
 import multiprocessing
+import signal
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -239,6 +241,7 @@ def blocks(given: argparse.Namespace, subject: Subject) -> dict[Arm, Block]:
 def main() -> None:
     """Run the rounds, writing the result after each block."""
     given = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the process of a block would live on
     subject = find_subject(given.model, random=given.random)
     arms = blocks(given, subject)
     first = next(iter(arms.values()))
@@ -274,9 +277,9 @@ def main() -> None:
             print(f"round {number + 1} of {count}: {outcome}", flush=True)
             if not outcome.steps or limits[arm] < given.minutes_limit:
                 once.add(arm)
-        found = figures(rounds) | {"train.padded_fraction": padded}
-        named = {name + suffix: value for name, value in found.items()}
-        write_result(file, subject.name, settings, named, rounds=rounds)
+            found = figures(rounds) | {"train.padded_fraction": padded}
+            named = {name + suffix: value for name, value in found.items()}
+            write_result(file, subject.name, settings, named, rounds=rounds)
     print(f"written to {file}")
 
 

@@ -20,6 +20,7 @@ from vademecum.config.sections import CorpusConfig, ModelConfig, PromptConfig, T
 from vademecum.corpus import clean, load_corpus, sample_path
 from vademecum.files import write_whole
 from vademecum.models import load_base, load_tokenizer, locate_base
+from vademecum.models.attention import register_attention
 from vademecum.prompts import build_messages, encode_answer, encode_prompt
 from vademecum.records import QAPair
 from vademecum.training import Example, build_examples
@@ -70,6 +71,7 @@ class Subject:
         import torch
         from transformers import AutoModelForCausalLM, LlamaConfig
 
+        register_attention()
         torch.manual_seed(0)
         config = LlamaConfig(**SHAPES[self.name], max_position_embeddings=4096, pad_token_id=0)
         with torch.device(device):

@@ -43,7 +43,7 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A CUDA device of 16 GB that was looked at; what torch says of it and is told for it."""
-    told: dict[str, Any] = {"held": 0, "share": None}
+    told: dict[str, Any] = {"held": 0, "before": 0, "share": None}
     properties = SimpleNamespace(name="NVIDIA T4", total_memory=16 * 10**9, major=7, minor=5)
     for name, answer in {
         "is_available": lambda: True,
@@ -51,7 +51,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "current_device": lambda: 0,
         "get_device_properties": lambda _: properties,
         "mem_get_info": lambda: (12 * 10**9, 16 * 10**9),
-        "max_memory_reserved": lambda: told["held"],
+        "max_memory_allocated": lambda: told["held"],
+        "memory_allocated": lambda: told["before"],
         "reset_peak_memory_stats": lambda: None,
         "empty_cache": lambda: None,
         "set_per_process_memory_fraction": lambda share: told.update(share=share),
@@ -190,6 +191,16 @@ def test_a_gpu_that_was_only_looked_at_has_no_peak(gpu: dict[str, Any]) -> None:
         gpu["held"] = 2_000_000
     assert looked.peak_bytes > 10_000_000  # a process with torch holds more than that
     assert inner.peak_bytes == outer.peak_bytes == 2_000_000 + module.CUDA_CONTEXT_BYTES
+
+
+def test_what_a_stage_before_left_on_a_gpu_is_no_peak(gpu: dict[str, Any]) -> None:
+    gpu.update(held=9_000_000, before=9_000_000)
+    with PeakMemory() as idle:
+        pass
+    assert idle.peak_bytes > 100_000_000  # the process's
+    with PeakMemory() as busy:
+        gpu["held"] = 9_000_001
+    assert busy.peak_bytes == 9_000_001 + module.CUDA_CONTEXT_BYTES
 
 
 @pytest.mark.parametrize(("limit_bytes", "share"), [(4 * 10**9, 0.25), (None, 1.0), (40 * 10**9, 1.0), (-(10**9), 0.0)])

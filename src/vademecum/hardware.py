@@ -206,8 +206,9 @@ def _fastest_dtype(hardware: Hardware, device: Device) -> tuple[str, str]:
 
 
 class PeakMemory:
-    """The most memory held at one time in the `with` block: on the CUDA device if torch holds any there, else by the
-    process.
+    """The most memory held at one time in the `with` block: in tensors on the CUDA device, its context counted, if any
+    came to be there; else by the process. What the device's allocator keeps beyond its tensors it gives back when
+    memory runs short, and a cache that grows would let that be many times what is needed.
 
     One block may lie within another; the outer one's peak is that of both.
     """
@@ -215,7 +216,7 @@ class PeakMemory:
     _open: ClassVar[list["PeakMemory"]] = []
 
     def __init__(self) -> None:
-        self._process_bytes = self._cuda_bytes = 0
+        self._process_bytes = self._cuda_bytes = self._cuda_before = 0
 
     @property
     def peak_bytes(self) -> int:
@@ -230,6 +231,7 @@ class PeakMemory:
             import torch
 
             torch.cuda.reset_peak_memory_stats()
+            self._cuda_before = torch.cuda.memory_allocated()  # of a stage before: a library's workspace stays
         self._open.append(self)
         return self
 
@@ -242,7 +244,8 @@ class PeakMemory:
     def _keep(self) -> None:
         for block in self._open:
             block._process_bytes = max(block._process_bytes, process_peak_bytes())
-            block._cuda_bytes = max(block._cuda_bytes, _cuda_peak_bytes())
+            if (held := _cuda_peak_bytes()) > block._cuda_before:
+                block._cuda_bytes = max(block._cuda_bytes, held + CUDA_CONTEXT_BYTES)
 
 
 def process_peak_bytes() -> int:
@@ -315,14 +318,12 @@ def _cuda_in_use() -> bool:
 
 
 def _cuda_peak_bytes() -> int:
-    """The most that this process held on its CUDA device; 0 where torch holds nothing there, though it may have looked
-    at it."""
+    """The most that tensors took on the CUDA device."""
     if not _cuda_in_use():
         return 0
     import torch
 
-    held = int(torch.cuda.max_memory_reserved())
-    return held + CUDA_CONTEXT_BYTES if held else 0
+    return int(torch.cuda.max_memory_allocated())
 
 
 def _rates(hardware: Hardware, cache: Path) -> dict[str, float]:

@@ -1,12 +1,14 @@
 """The loader hands out the very rows of the layout; a row per step, and nothing that is not finite."""
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.training.tiny import config, data, examples
 
 from vademecum.errors import DivergedError
-from vademecum.training.engine import StepRows, build_loader
+from vademecum.training.engine import StepRows, _left_out, build_loader
 from vademecum.training.loss import ExampleLoss
 
 
@@ -33,6 +35,18 @@ def test_a_row_of_step_0_is_the_untrained_model_s_and_no_other() -> None:
     assert len(rows) == 1
     with pytest.raises(DivergedError, match="validation loss of step 0 is nan"):
         StepRows(rows.append).add_validation(0, [ExampleLoss("a", float("nan"), 2)])
+
+
+@pytest.mark.parametrize(
+    ("told", "scaler", "norm", "left_out"),
+    [(True, object(), 1.0, True), (False, object(), math.inf, True), (False, object(), 1.0, False),
+     (False, None, math.inf, False)],
+)  # fmt: skip
+def test_a_step_that_a_fused_optimizer_leaves_out_is_noticed(
+    told: bool, scaler: object, norm: float, left_out: bool
+) -> None:
+    accelerator = SimpleNamespace(optimizer_step_was_skipped=told, scaler=scaler)
+    assert _left_out(accelerator, norm) is left_out
 
 
 def test_float16_may_skip_steps_but_not_for_ever() -> None:

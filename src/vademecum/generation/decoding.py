@@ -226,7 +226,7 @@ def decode(
                 if len(going) < len(active):
                     batch.keep(going)
                 active = [active[i] for i in going]
-                logits = batch.go_on(tokens[going])
+                logits = batch.go_on(tokens if len(going) == len(tokens) else tokens[going])
                 free = rows - len(active)
                 if waiting and batch.can_join and free >= rows * REFILL_SHARE:
                     fresh, joining, read = begin(free)
@@ -261,9 +261,8 @@ def _choose(logits: "Tensor", decoding: Decoding, draws: Sequence[float]) -> "Te
         )
     if decoding.temperature == 0:
         return logits.argmax(dim=-1)
-    likelihood, order = (  # drawn on the CPU, for Apple's GPUs have no double precision
-        (logits.cpu().double() / decoding.temperature).softmax(dim=-1).sort(descending=True, stable=True)
-    )
+    precise = (logits.cpu() if logits.device.type == "mps" else logits).double()  # Apple's GPUs have no doubles
+    likelihood, order = (precise / decoding.temperature).softmax(dim=-1).sort(descending=True, stable=True)
     total = likelihood.cumsum(dim=-1)
     nucleus = (total - likelihood < decoding.top_p).sum(dim=-1, keepdim=True)
     mass = total.gather(-1, nucleus - 1)

@@ -59,7 +59,9 @@ def _ends_in_loop(items: Sequence[Hashable], least: int) -> bool:
         length = max(least, REPEATS * period)
         if length > len(items):
             return False
-        # From the end backwards: in a text without a loop the first comparison nearly always decides.
-        if all(items[-i] == items[-i - period] for i in range(1, length - period + 1)):
+        # In a text without a loop this first comparison nearly always decides, for every period at every token.
+        if items[-1] != items[-1 - period]:
+            continue
+        if all(items[-i] == items[-i - period] for i in range(2, length - period + 1)):
             return True
     return False

@@ -27,7 +27,7 @@ CONSUMED_ELSEWHERE = {
     "max_pairs": "the train stage",
     "num_train_epochs": "batching.lay_out",
     "eval_pairs": "the train stage",
-    "max_cut_share": "supervision.audit_supervision",
+    "max_cut_share": "supervision.check_audit",
 }
 """Settings of `TrainConfig` that are no argument of TRL here, and who obeys them."""
 

@@ -118,6 +118,7 @@ def build_trainer(
     trainer.rows, trainer.loader, trainer.data = StepRows(report), loader, data
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_step_end_callback())
+    trainer.floating_point_ops = lambda _: 0  # it would go through all parameters for every micro-batch
     trainer.model_accepts_loss_kwargs = True  # compute_loss divides by the whole step's tokens; do not divide again
     # The Trainer would write the tokenizer's special tokens into the model's configuration, and save both.
     trainer.processing_class = None
@@ -160,7 +161,7 @@ def _layout_trainer() -> Any:  # noqa: ANN401  untyped base
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             if "loss" in logs:
-                step, skipped = self.state.global_step, self.accelerator.optimizer_step_was_skipped
+                step, skipped = self.state.global_step, _left_out(self.accelerator, logs["grad_norm"])
                 logs = {**logs, **self.data.layout.step_counts(step - 1)}
                 self.rows.add(step, logs, skipped=skipped, hold=self.control.should_evaluate)
             super().log(logs, start_time)
@@ -186,6 +187,12 @@ def _layout_trainer() -> Any:  # noqa: ANN401  untyped base
             """Nothing is sent anywhere unasked."""
 
     return LayoutTrainer
+
+
+def _left_out(accelerator: Any, grad_norm: float) -> bool:  # noqa: ANN401
+    """Whether float16's loss scaler left a step out. Fused optimizers are called all the same, and do so themselves."""
+    scaled = accelerator.scaler is not None
+    return bool(accelerator.optimizer_step_was_skipped) or (scaled and not math.isfinite(grad_norm))
 
 
 def _along(schedule: Schedule, planned: Callable[[float], float]) -> Callable[[float], float]:

@@ -87,7 +87,7 @@ class TrainingSink(Protocol):
         same training on the same machine gives the same rows, however often it was interrupted."""
 
     def timing(self, row: dict[str, Any]) -> None:
-        """The clock at the end of a step: `step` and `seconds`, as `seconds()` tells them."""
+        """The clock when a step's row is complete: `step` and `seconds`, as `seconds()` tells them."""
 
 
 class TrainingSummary(Record):
