@@ -233,6 +233,28 @@ def arms_table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def answering_table(results: list[dict[str, Any]]) -> str:
+    """Every arm of `generate_speed` on every machine."""
+    lines = [
+        "| machine | model | arm | answers/s | tokens/s | same answers as one at a time | n |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for result in results:
+        for model, suffix in (("SmolLM2-135M", ""), ("TinyLlama's shape", ".tinyllama")):
+            for arm, same in (("one", None), ("batches", "equal_share.batches"), ("ours", "equal_share")):
+                speed, tokens, share = (
+                    result["figures"].get(f"generate.{name}{suffix}") if name else None
+                    for name in (f"answers_per_second.{arm}", f"tokens_per_second.{arm}", same)
+                )
+                if speed and tokens:
+                    dtype = next(iter(result["settings"].values())).get("dtype", "")
+                    cells = [result["machine"], f"{model}, {dtype}", arm, f"{speed['value']:.3g}"]
+                    cells += [_number(tokens["value"], "tok/s")]
+                    cells += [f"{_number(share['value'], '%')} of {share['n']}" if share else "", str(speed["n"])]
+                    lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
+
+
 def profile_table(results: list[dict[str, Any]]) -> str:
     """Where a training step's time goes."""
     lines = ["| machine | model | " + " | ".join(PROFILED.values()) + " |", "|---|---|" + "---:|" * len(PROFILED)]
@@ -318,6 +340,7 @@ def pages() -> dict[Path, str]:
         SCALING: filled(SCALING, figures=scaling_table(results)),
         PERFORMANCE: filled(
             PERFORMANCE,
+            answering=answering_table(results),
             bars=bars_table(results),
             arms=arms_table(results),
             profile=profile_table(results),

@@ -61,6 +61,12 @@ def scope(train: Sequence[QAPair], test: Sequence[QAPair]) -> str:
     return f"{by_type}; {without} of {len(test)}, whose type train does not have, with all train questions."
 
 
+def words_in_common(question: str, other: str) -> tuple[str, ...]:
+    """The words by which `nearest` found the other, each once, in the order of `question`."""
+    known = set(_words(other))
+    return tuple(dict.fromkeys(word for word in _words(question) if word and word in known))
+
+
 class _Index:
     """BM25 over the questions of some pairs, given in order of id."""
 

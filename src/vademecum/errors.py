@@ -1,4 +1,4 @@
-"""Every error that Vademecum raises on purpose.
+"""The errors that Vademecum raises for its users to read.
 
 ```
 VademecumError            message: what failed, what was found; hint: what to do

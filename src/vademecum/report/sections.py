@@ -101,7 +101,7 @@ def _differences(report: Mapping[str, Any]) -> Iterator[Block]:
     )
     yield Prose(
         "Intervals: bootstrap over groups. p: approximate randomisation, swaps by group, two-sided. Holm: "
-        f"{family}. Smallest detectable: 2.8 clustered standard errors, which is 80 % power. "
+        f"{family}. Smallest detectable: 2.8 clustered standard errors, which is 80 % power before Holm's correction. "
         f"{evaluate['resamples']:,} resamples."
     )
 
@@ -118,12 +118,13 @@ def _training(report: Mapping[str, Any], material: ReportMaterial) -> Iterator[B
 
 
 def _times(report: Mapping[str, Any]) -> Iterator[Block]:
-    yield Prose("Predicted from a few throw-away steps before the run; measured by the clock, all sittings together.")
+    source = "a few throw-away steps before the run" if report["plan"]["measured"] else "this machine's matrix products"
+    yield Prose(f"Predicted from {source}; measured by the clock, all sittings together.")
     yield tables.times_table(report)
 
 
 def _leakage(report: Mapping[str, Any]) -> Iterator[Block]:
-    split = report["split"]
+    split, missing = report["split"], report["corpus"]["missing_fields"]
     how = {
         "grouped": "pairs that share focus, document, question or a specific concept stay on one side",
         "random": "stratified, pair by pair",
@@ -132,7 +133,9 @@ def _leakage(report: Mapping[str, Any]) -> Iterator[Block]:
         f"The split is {split['strategy']}: {how}; {counted(split['groups'], 'group')} in all. Excluded validation or "
         f"test pairs, because their answer stands in train: {split['counts']['excluded']:,}."
     )
-    yield tables.leakage_table(split)
+    yield tables.leakage_table(split, missing)
+    if "focus" in missing:
+        yield Prose("No field says what a pair is about: pairs on one subject may stand in train and in test.")
 
 
 def _supervision(report: Mapping[str, Any]) -> Iterator[Block]:

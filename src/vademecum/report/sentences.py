@@ -154,8 +154,8 @@ def _own_limits(report: Mapping[str, Any], material: ReportMaterial) -> Iterator
         )
     if "qtype" in report["corpus"]["missing_fields"] and {"copy", "few-shot"} & report["systems"].keys():
         yield "The corpus has no question types: copy and few-shot looked in all of train for the nearest question."
-    held, answered = material.config.model.quantization, material.plan.get("answer_quantization", "none")
+    held, answered = material.config.model.quantization, material.config.generate.quantization
     if answered != "none":
-        yield f"All systems answered with {answered} weights; unquantized ones, which did not fit, may answer better."
+        yield f"All systems answered with {answered} weights; unquantized ones may answer better."
     elif held != "none":
         yield f"The adapter was trained on {held} weights; all systems answered unquantized."

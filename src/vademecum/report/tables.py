@@ -138,7 +138,8 @@ def _shared(plan: Mapping[str, Any]) -> str:
 def _speed(report: Mapping[str, Any], processes: int) -> str:
     measured, planned = report["training"]["real_tokens_per_second"], report["plan"]["rates"]["train_tokens_per_second"]
     one = " in one process" if processes > 1 else ""
-    return f"{measured:,.0f} tokens/s (the probe had {planned:,.0f}{one})"
+    source = "the probe had" if report["plan"]["measured"] else "forecast were"
+    return f"{measured:,.0f} tokens/s with validation ({source} {planned:,.0f} without{one})"
 
 
 def _losses(training: Mapping[str, Any]) -> str:
@@ -195,11 +196,13 @@ def _times(predicted: float, measured: float) -> tuple[str, str, str]:
     return numbers.duration(predicted), numbers.duration(measured), f"{measured / predicted:.2f}"
 
 
-def leakage_table(split: Mapping[str, Any]) -> Table:
+def leakage_table(split: Mapping[str, Any], missing_fields: Sequence[str]) -> Table:
     """Shares of test pairs that share something with train."""
     leakage = split["leakage"]
     rows = tuple(
-        (name, numbers.share(leakage[key]), f"{round(leakage[key] * leakage['n_test']):,}")
+        (name, "not known: no pair has one", numbers.NONE)
+        if key in missing_fields
+        else (name, numbers.share(leakage[key]), f"{round(leakage[key] * leakage['n_test']):,}")
         for key, name in LEAKS.items()
     )
     return Table(("stands in train", "share of test pairs", "test pairs"), rows)

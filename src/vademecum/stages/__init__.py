@@ -14,7 +14,7 @@ from vademecum.stages.road import Observer, Road, Silence, Stage, seconds_spent,
 from vademecum.stages.sizing import too_few_groups
 from vademecum.stages.together import is_begun_alone, train_runs_together
 from vademecum.stages.train import TRAIN, check_trained, help_train
-from vademecum.stages.verdict import compare_runs, render_again, report_stage, score_stage
+from vademecum.stages.verdict import compare_runs, differing_settings, render_again, report_stage, score_stage
 
 __all__ = [
     "Observer",
@@ -22,6 +22,7 @@ __all__ = [
     "Silence",
     "Stage",
     "compare_runs",
+    "differing_settings",
     "forecast_run",
     "is_begun_alone",
     "render_again",

@@ -1,10 +1,9 @@
 """Asking a finished run questions of one's own: its model's answer, and the nearest answer that the corpus knows."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
-from vademecum.baselines import nearest
+from vademecum.baselines import nearest, words_in_common
 from vademecum.config import load_config
 from vademecum.errors import InputError
 from vademecum.generation import Decoding, KeptAnswers, Prompt, generate
@@ -30,9 +29,11 @@ class Reply(Record):
     answer: str
     stopped: Stopped
     new_tokens: int
-    nearest: QAPair
-    """The train pair whose question is nearest: what `copy` answers. A typed question has no question type, so all of
-    train is looked through."""
+    nearest: QAPair | None
+    """The pair whose question is nearest, of the whole corpus: nothing is scored here, so test pairs need not be kept
+    back. None where no question shares a word with this one."""
+    shared: tuple[str, ...]
+    """The words that the two questions share, in the order of this one."""
 
 
 class Handbook:
@@ -63,21 +64,23 @@ class Handbook:
             raise InputError("the question is empty", hint="ask something, such as 'What are the symptoms of gout?'")
         sink = KeptAnswers()
         generate(self._model, self._base.tokenizer, self._prompts(asked), self._decoding, sink)
-        [said], [[known]] = sink.predictions, nearest(self._train, [asked], 1)
+        [said], [[known]] = sink.predictions, nearest(list(self._pairs.pairs.values()), [asked], 1)
+        shared = words_in_common(asked.question, known.question)
         return Reply(
             question=asked.question,
             answer=said.text,
             stopped=said.stopped,
             new_tokens=said.new_tokens,
-            nearest=known,
+            nearest=known if shared else None,
+            shared=shared,
         )
 
     def _prompts(self, asked: QAPair) -> list[Prompt]:
-        return prompts_for(self.system, [asked], self._train, self._base, self._road.config)
+        return prompts_for(self.system, [asked], self._pairs.of("train"), self._base, self._road.config)
 
     @cached_property
-    def _train(self) -> Sequence[QAPair]:
-        return Pairs.read(self._road).of("train")
+    def _pairs(self) -> Pairs:
+        return Pairs.read(self._road)
 
     @cached_property
     def _base(self) -> Base:
@@ -86,7 +89,8 @@ class Handbook:
     @cached_property
     def _model(self) -> "PreTrainedModel":
         plan = self.run.read_record("plan.json", Plan)
-        return load_system(self._road, self._base, _for_this_machine(plan), self.system)
+        here = _for_this_machine(plan, self._road.config.model.dtype)
+        return load_system(self._road, self._base, here, self.system)
 
 
 def _check_finished(run: Run, system: str) -> None:
@@ -104,10 +108,11 @@ def _check_finished(run: Run, system: str) -> None:
         )
 
 
-def _for_this_machine(plan: Plan) -> Plan:
-    if plan.device == "cpu":
+def _for_this_machine(plan: Plan, dtype: str) -> Plan:
+    """The plan with a device that is here, in a number format that is not emulated unless it was configured so."""
+    if plan.device == "cpu" and (plan.dtype == "float32" or dtype != "auto"):
         return plan
-    hardware = probe_hardware(rates_cache=cache_folder())
-    if hardware.device == plan.device:
+    hardware = probe_hardware(wanted="cpu" if plan.device == "cpu" else "auto", rates_cache=cache_folder())
+    if hardware.device == plan.device != "cpu":
         return plan
     return plan.model_copy(update={"device": hardware.device, "dtype": choose_dtype(hardware)[0]})

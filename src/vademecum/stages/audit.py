@@ -16,6 +16,10 @@ from vademecum.stages.prepare import prepare
 from vademecum.stages.road import Road, Silence
 from vademecum.training import SupervisionAudit, audit_supervision, build_examples, render_example
 
+TEST_PAIRS = 320
+"""That a new configuration has answered, or all if there are fewer: on a CPU answering all of a large table's would
+take longer than the training."""
+
 
 @dataclass(frozen=True)
 class TrainingAudit:
@@ -93,6 +97,12 @@ def write_config(table: Path, out: Path, model: str, columns: Mapping[str, str])
         "",
         "[model]",
         f"name = {json.dumps(name, ensure_ascii=False)}",
+        "",
+        "# [prompt]",
+        '# system = "…"    # before every question; unset, it speaks of medical questions',
+        "",
+        "[generate]",
+        f"test_pairs = {TEST_PAIRS}",
         "",
         "[budget]",
         "minutes = 60",

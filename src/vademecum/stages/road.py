@@ -81,7 +81,7 @@ class Road:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the road. It reads and writes nothing but what it names here."""
+    """One step of the road. What it names here decides whether it is done again."""
 
     name: str
     settings: tuple[str, ...]

@@ -1,8 +1,9 @@
 """score/SYSTEM: predictions/SYSTEM.jsonl → scores/SYSTEM.jsonl. report: everything → report.*, the card."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vademecum.config import RunConfig, load_config
 from vademecum.errors import InputError
@@ -58,12 +59,12 @@ def gather(run: Run, config: RunConfig) -> ReportMaterial:
     asked = {row.id for rows in predictions.values() for row in rows}
     decided = run.read_record("plan.json", Plan)
     plan = {**run.read_json("plan.json"), "predicted_peak_bytes": decided.predicted_peak_bytes}
-    entries = run.entries()
+    entries = {name: entry for name, entry in run.entries().items() if _belongs(name, config)}
     return ReportMaterial(
         name=run.name,
         config=decided.apply(config),
         config_digest=digest_value(config.model_dump(mode="json")),
-        command=shlex.join(["vade", "run", f"runs/{run.name}/config.json", "--out", f"runs/{run.name}-again"]),
+        command=_command(run, config, decided),
         base=plan["base"],
         stages={name: entry.model_dump() for name, entry in entries.items()},
         cleaning=run.read_json("cleaning.json"),
@@ -80,6 +81,25 @@ def gather(run: Run, config: RunConfig) -> ReportMaterial:
         predictions=predictions,
         scores={system: run.read_rows(f"scores/{system}.jsonl", Score) for system in systems},
     )
+
+
+def _command(run: Run, config: RunConfig, plan: Plan) -> str:
+    """What makes the run again, with what a budget and this machine have decided in it. A folder elsewhere than below
+    the present one is called by its last part, for a report is passed on."""
+    here, folder = Path.cwd(), run.path.resolve()
+    place = folder.relative_to(here) if folder.is_relative_to(here) else Path(folder.name)
+    settings = [f"model.dtype={plan.dtype}"] if config.model.dtype == "auto" else []
+    if plan.ended_by == "budget":
+        settings += ["budget.minutes=none", f"train.max_steps={plan.optimizer_steps}"]
+        settings += [f"train.warmup_steps={plan.warmup_steps}"]
+    given = [part for setting in settings for part in ("--set", setting)]
+    return shlex.join(["vade", "run", str(place / "config.json"), *given, "--out", f"{place}-again"])
+
+
+def _belongs(stage: str, config: RunConfig) -> bool:
+    """Whether a finished stage lies before the report on this configuration's road, which may have dropped systems."""
+    system = stage.partition("/")[2] or {"train": "tuned"}.get(stage, "")
+    return stage != "report" and (not system or system in config.generate.systems)
 
 
 def write_report(run: Run, config: RunConfig, *, public: bool = False) -> None:
@@ -143,6 +163,18 @@ def render_again(run: Run, config: RunConfig, *, public: bool) -> None:
         write_report(run, config, public=public)
 
 
+def differing_settings(baseline: Run, run: Run) -> dict[str, tuple[object, object]]:
+    """Dotted name → its value in either run, where these differ."""
+    one, other = (_flat(place.read_json("config.json")) for place in (baseline, run))
+    names = dict.fromkeys([*one, *other])
+    return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, object]:
+    sections = {name: value if isinstance(value, dict) else {"": value} for name, value in config.items()}
+    return {f"{name}.{key}".rstrip("."): value for name, section in sections.items() for key, value in section.items()}
+
+
 def compare_runs(baseline: Run, run: Run, system: str) -> list[Comparison]:
     """One system's answers in two runs, paired on the test pairs that both answered with the same reference.
 
@@ -157,19 +189,18 @@ def compare_runs(baseline: Run, run: Run, system: str) -> list[Comparison]:
             raise InputError(f"{place.path} has no scores of {system!r}", hint="name another with --system")
         asked = {row.id for row in place.read_rows(f"scores/{system}.jsonl", Score)}
         rows.append({pair.id: pair for pair in place.read_rows("pairs.jsonl", QAPair) if pair.id in asked})
-    shared = {name for name in rows[0].keys() & rows[1].keys() if rows[0][name].answer == rows[1][name].answer}
-    if not shared:
+    both = rows[0].keys() & rows[1].keys()
+    unlike = {name for name in both if rows[0][name].answer != rows[1][name].answer}
+    if both == unlike:
         raise InputError(
             f"{baseline.path} and {run.path} share no test pair",
             hint="compare runs with the same corpus, split and seed",
         )
-    before, after = (
-        [row for row in place.read_rows(f"scores/{system}.jsonl", Score) if row.id in shared]
-        for place in (baseline, run)
-    )
+    before, after = (place.read_rows(f"scores/{system}.jsonl", Score) for place in (baseline, run))
     # Another cleaning or grouping rule names groups differently: both sides go by the baseline's.
     groups = {row.id: row.group for row in before}
-    scores = {names[0]: before, names[1]: [row.model_copy(update={"group": groups[row.id]}) for row in after]}
+    own = [row.model_copy(update={"group": groups.get(row.id, row.group)}) for row in after if row.id not in unlike]
+    scores = {names[0]: before, names[1]: own}
     config = load_config(run.file("config.json"))
     other = load_config(baseline.file("config.json")).evaluate
     if (config.evaluate.use_stemmer, config.evaluate.multi_reference) != (other.use_stemmer, other.multi_reference):
