@@ -37,7 +37,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Figure, figure, is_from_here, result_file, write_result
+from benchmarks.results import Figure, earlier_commits, figure, is_from_here, result_file, write_result
 from benchmarks.workload import SHAPES
 
 from vademecum.hardware import Device, Hardware, choose_dtype, probe_hardware
@@ -279,14 +279,15 @@ def measure_cases(cases: Sequence[Case], steps: int) -> Iterator[tuple[Case, dic
             yield case, measure(case, build_checkpoint(case.model, case.dtype, Path(folder)), steps)
 
 
-def judge_cases(out: Path, cases: Sequence[Case], kept: Sequence[dict[str, Any]], steps: int) -> dict[str, Figure]:
+def judge_cases(out: Path, cases: Sequence[Case], kept: Mapping[str, Any], steps: int) -> dict[str, Figure]:
     """Measure judged cases beside those that are `kept`, and write what came out after each."""
-    rows = {row["case"]: row for row in kept}
+    rows = {row["case"]: row for row in kept["cases"]}
+    commits = earlier_commits(out, "all") if rows else []
     figures: dict[str, Figure] = {}
     for case, found in measure_cases(cases, steps):
         rows[case.name] = {"case": case.name, **found}
         print(f"{case.name}: memory {found['predicted_bytes'] / found['measured_bytes'] - 1:+.1%}", flush=True)
-        figures = write_judged(out, rows, {"device": case.device, "timed_steps": steps})
+        figures = write_judged(out, rows, {"device": case.device, "timed_steps": steps, "commits": commits})
     return figures
 
 
@@ -307,7 +308,7 @@ def judge_again(out: Path) -> dict[str, Figure]:
     kept = kept_cases(out)
     if not kept["cases"]:
         raise SystemExit(f"{out} holds no cases")
-    settings = {name: value for name, value in kept.items() if name in ("device", "timed_steps")}
+    settings = {name: value for name, value in kept.items() if name in ("device", "timed_steps", "commits")}
     return write_judged(out, {row["case"]: row for row in kept["cases"]}, settings)
 
 
@@ -374,7 +375,7 @@ def main() -> None:
     elif not given.runs_only:
         hardware = probe_hardware(wanted=given.device or "auto", rates_cache=cache_folder())
         device: Device = given.device or hardware.device
-        kept = kept_cases(out, device)["cases"] if given.only else []
+        kept = kept_cases(out, device) if given.only else {"cases": []}
         cases = [replace(case, device=device) for case in given.cases]
         cases = [case for case in cases if is_bearable(case, hardware)]
         figures = judge_cases(out, cases, kept, 2 if given.quick else TIMED_STEPS)

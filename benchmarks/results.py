@@ -1,14 +1,15 @@
 """What every benchmark writes: a file per benchmark and machine, with versions, settings and figures.
 
     benchmarks/results/train_speed-cpu-2core-avx2.json
-    {"machine": "cpu-2core-avx2", "versions": {…}, "settings": {…}, "figures": {"train.speedup_over_paper":
-     {"value": 4.2, "unit": "ratio", "n": 50, "low": 3.9, "high": 4.6}, …}}
+    {"machine": "cpu-2core-avx2", "versions": {…}, "settings": {"smollm2-135m": {"commits": ["4ac0acc"], …}},
+     "figures": {"train.speedup_over_paper": {"value": 4.2, "unit": "ratio", "n": 50, "low": 3.9, "high": 4.6}, …}}
 
 A quick run writes beside it, under `…-quick.json`, so that it never takes the place of a real one.
 """
 
 import json
 import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -43,6 +44,22 @@ def circumstances() -> dict[str, Any]:
     return {"machine": machine_label(), "versions": library_versions()}
 
 
+def commit() -> str:
+    """The checkout that measures, marked where its files differ from the commit; without git `unknown`."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def earlier_commits(file: Path, subject: str) -> list[str]:
+    """That measured what a file holds of a subject."""
+    kept = json.loads(file.read_text(encoding="utf-8"))["settings"].get(subject, {})
+    return list(kept.get("commits", ["before commits were noted"]))
+
+
 def is_from_here(told: Mapping[str, Any]) -> bool:
     """Whether the figures of a file were measured under the circumstances of now."""
     here = circumstances()
@@ -54,7 +71,8 @@ def write_result(
 ) -> None:
     """Write the figures of one `subject` (a model), whole; those of others that are in the file stay.
 
-    They stay only where machine and versions are the same. `more` is kept per subject, beside its settings.
+    They stay only where machine and versions are the same. `more` is kept per subject, beside its settings, and so are
+    the `commits` that measured: this one, after those in `settings`, of figures that were added to.
     """
     old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if not is_from_here(old):
@@ -64,7 +82,8 @@ def write_result(
         for name, value in old.get("figures", {}).items()
         if name not in old["settings"].get(subject, {}).get("figures", ())
     }
-    own = {**settings, "figures": sorted(figures), **more}
+    commits = list(dict.fromkeys([*settings.get("commits", ()), commit()]))
+    own = {**settings, "commits": commits, "figures": sorted(figures), **more}
     write_json(
         file,
         {

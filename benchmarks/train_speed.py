@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Figure, figure, is_from_here, result_file, write_result
+from benchmarks.results import Figure, earlier_commits, figure, is_from_here, result_file, write_result
 from benchmarks.training_block import ARMS, Arm, Begun, Block, Message, Rate, Step, run_block
 from benchmarks.workload import Subject, find_subject, find_workload
 
@@ -265,6 +265,7 @@ def main() -> None:
     }
     file = given.out or result_file("train_speed", quick=given.quick)
     rounds = earlier_rounds(file, subject.name, settings) if given.add else []
+    settings["commits"] = earlier_commits(file, subject.name) if rounds else []
     once: set[Arm] = set()
     """Arms too slow for a second round."""
     for number in range(count):
