@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import pytest
 from tests.listener import Listener, go
 
 from vademecum.config import load_config
-from vademecum.errors import InputError, StaleError
+from vademecum.errors import InputError, RunError, StaleError
+from vademecum.stopping import Stop
 from vademecum.study import Setting, StudyConfig, load_study, make_executor, run_study, trial_run
 from vademecum.study.design import lay_out_design
 from vademecum.study.execution import prepare_study
+from vademecum.study.executors import Task
+from vademecum.study.executors.tasks import Finished
 from vademecum.study.folder import StudyFolder
 from vademecum.study.verdict import judge
 
@@ -103,6 +107,43 @@ def test_seeds_change_the_training_and_nothing_else(finished: Path) -> None:
     assert supervision[0] == supervision[1]  # the same rows
     weights = [(folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in (first, second)]
     assert weights[0] != weights[1]
+
+
+class Noting:
+    """An executor that runs nothing."""
+
+    def __init__(self) -> None:
+        self.given: list[Task] = []
+
+    def run(self, tasks: Sequence[Task], stop: Stop, finished: Finished) -> None:
+        self.given += tasks
+
+
+@pytest.mark.parametrize("pays", [False, True])
+def test_left_open_trials_share_a_base_where_the_plan_says_that_it_pays_and_the_cores_as_many_as_fit(
+    finished: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pays: bool
+) -> None:
+    folder, executor = tmp_path / "study", Noting()
+    for name in ("shared", "study-config.json", "sizing.json"):
+        part = finished / name
+        (shutil.copytree if part.is_dir() else copy_file)(part, folder / name)
+    monkeypatch.setattr("vademecum.study.execution.sharing_pays", lambda _: pays)
+    monkeypatch.setattr("vademecum.study.execution.fitting_at_once", lambda _: 3)
+    monkeypatch.setattr("vademecum.study.execution.usable_cores", lambda: 12)
+    setting = Setting(executor, Listener(), at_once=None, share_base=None)
+    with pytest.raises(RunError):  # no trial came to an end
+        run_study(tiny_study(tiny_checkpoint, **SMALL), folder, setting)
+    together = [task for task in executor.given if "--with" in task.command]
+    assert [(task.threads, task.command.count("--with")) for task in together] == ([(12, 2)] if pays else [])
+    alone = [task for task in executor.given if task not in together]
+    assert [(task.name, task.threads) for task in alone] == [
+        ("baseline-seed0", 4), ("baseline-seed1", 4), ("learning-rate=5e-3-seed0", 4),
+    ]  # fmt: skip
+
+
+def copy_file(file: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(file, to)
 
 
 def test_a_finished_study_is_only_judged_again(finished: Path, tiny_checkpoint: Path) -> None:
