@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -184,6 +185,23 @@ def test_where_heads_cannot_be_shared_packed_examples_get_them_repeated(build: B
     assert (found - expected).norm() < 1e-4 * expected.norm()
 
 
-def test_the_one_kernel_is_for_16_bits_on_cuda() -> None:
-    query = torch.zeros(1, 2, 4, 8, dtype=torch.bfloat16)
-    assert not packed._has_varlen(query, query, query)
+@pytest.mark.parametrize(
+    ("changed", "capability", "taken"),
+    [
+        ({}, (8, 0), True),
+        ({"is_cuda": False}, (8, 0), False),
+        ({"dtype": torch.float32}, (8, 0), False),
+        ({"shape": (1, 2, 4, 60)}, (8, 0), False),  # no multiple of eight
+        ({"shape": (1, 2, 4, 512)}, (8, 0), False),
+        ({}, (7, 5), False),
+    ],
+)
+def test_the_one_kernel_is_for_16_bits_on_cuda(
+    changed: dict[str, Any], capability: tuple[int, int], taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    on_a_card = {"is_cuda": True, "dtype": torch.bfloat16, "shape": (1, 2, 4, 64), "device": "cuda:0"}
+    query: Any = SimpleNamespace(**on_a_card | changed)
+    other: Any = SimpleNamespace(**on_a_card | {"dtype": torch.float16})
+    assert packed._has_varlen(query, query, query) is taken
+    assert not packed._has_varlen(query, other, query)

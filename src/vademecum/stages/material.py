@@ -1,7 +1,6 @@
 """What several stages take from the run's files in the same way: pairs by split, subsets, the base model, prompts."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +14,11 @@ from vademecum.files import digest_file
 from vademecum.generation import Prompt
 from vademecum.hardware import check_device
 from vademecum.models import BaseModelFiles, load_base, load_tokenizer, locate_base
-from vademecum.planning import Plan
+from vademecum.planning import Plan, read_model_config
 from vademecum.prompts import build_messages, encode_answer, encode_prompt
 from vademecum.records import Assignment, QAPair, Split
 from vademecum.stages.road import Road
+from vademecum.training import Example, build_examples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -129,13 +129,23 @@ class Base:
     @property
     def context_tokens(self) -> int | None:
         """Tokens that prompt and answer may have together; None where the model's configuration names no limit."""
-        named = json.loads((self.files.path / "config.json").read_text(encoding="utf-8"))
+        named = read_model_config(self.files.path).get_text_config().to_dict()
         limit = named.get("max_position_embeddings")
         return int(limit) if limit is not None else None
 
     def load(self, model: ModelConfig, *, device: str, dtype: str) -> "PreTrainedModel":
         """The base model with its weights."""
         return load_base(self.files.path, model, dtype=dtype, device=device)
+
+
+def training_rows(pairs: Pairs, base: Base, config: RunConfig) -> tuple[list[Example], list[Example]]:
+    """Of the train pairs, and of the validation pairs that are looked at: what the plan audits and training takes."""
+    validation = subset(pairs.of("validation"), config.train.eval_pairs, config.seed)
+    train, held_out = (
+        build_examples(chosen, base.tokenizer, config.prompt, config.train)
+        for chosen in (pairs.train(config), validation)
+    )
+    return train, held_out
 
 
 def prompts_for(

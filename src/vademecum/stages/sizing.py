@@ -30,9 +30,9 @@ from vademecum.planning import (
 from vademecum.planning.choice import MEMORY_MARGIN, fits, in_words
 from vademecum.sources import cache_folder
 from vademecum.stages.answer import decoding_for, tried_systems
-from vademecum.stages.material import Base, Pairs, prompts_for, subset
+from vademecum.stages.material import Base, Pairs, prompts_for, subset, training_rows
 from vademecum.stages.road import Road
-from vademecum.training import ALONE, Example, Layout, Ranks, audit_supervision, build_examples, check_audit, lay_out
+from vademecum.training import ALONE, Example, Layout, Ranks, audit_supervision, check_audit, lay_out
 
 HISTOGRAM_BINS = 32
 ANSWER_ROWS: dict[Device, int] = {"cpu": 64, "cuda": 256, "mps": 64}
@@ -111,7 +111,7 @@ def look(road: Road, base: Base) -> Situation:
     """Build the very rows that will be trained on, and refuse them when the audit finds fault."""
     config, pairs = road.config, Pairs.read(road)
     train = pairs.train(config)
-    examples = build_examples(train, base.tokenizer, config.prompt, config.train)
+    examples, validation = training_rows(pairs, base, config)
     audit = audit_supervision(train, examples, base.tokenizer, config.prompt)
     lengths = [example.length for example in examples]
     road.run.write_json(
@@ -119,7 +119,6 @@ def look(road: Road, base: Base) -> Situation:
         {**audit.model_dump(), "max_length": config.train.max_length, "length_histogram": _histogram(lengths)},
     )
     check_audit(audit, config.train)
-    validation = subset(pairs.of("validation"), config.train.eval_pairs, config.seed)
     asked, groups = pairs.test(config), pairs.test_groups(config)
     if groups < config.evaluate.min_groups:
         road.observer.say(too_few_groups(groups, config.evaluate.min_groups))
@@ -135,7 +134,7 @@ def look(road: Road, base: Base) -> Situation:
         base=base,
         train_pairs=len(train),
         examples=examples,
-        validation=build_examples(validation, base.tokenizer, config.prompt, config.train),
+        validation=validation,
         prompts=prompts,
         ranks=road.ranks,
     )

@@ -17,7 +17,7 @@ from vademecum.hardware import compact_memory, limit_cuda_memory, limit_threads,
 from vademecum.models import attach_adapter, save_adapter
 from vademecum.planning import Plan, memory_limit
 from vademecum.runs import Run
-from vademecum.stages.material import Base, Pairs, model_digest, subset
+from vademecum.stages.material import Base, Pairs, model_digest, training_rows
 from vademecum.stages.road import Road, Stage
 from vademecum.stopping import Stop
 from vademecum.training import (
@@ -25,7 +25,6 @@ from vademecum.training import (
     DismissedError,
     TrainingData,
     TrainingSummary,
-    build_examples,
     lay_out,
     shard_base,
     train,
@@ -200,13 +199,12 @@ def prepare_training(road: Road) -> Prepared:
     config = plan.apply(road.config)
     pairs, base = Pairs.read(road), Base.locate(road)
     base.check(plan)
-    examples = build_examples(pairs.train(config), base.tokenizer, config.prompt, config.train)
-    validation = subset(pairs.of("validation"), config.train.eval_pairs, config.seed)
+    examples, validation = training_rows(pairs, base, config)
     lengths = [example.length for example in examples]
     layout = lay_out(lengths, config.train, seed=config.training_seed, steps=plan.optimizer_steps)
     data = TrainingData(
         examples=examples,
-        validation=build_examples(validation, base.tokenizer, config.prompt, config.train),
+        validation=validation,
         layout=replace(layout, processes=plan.processes),
         pad_id=base.tokenizer.pad_token_id,
         dtype=plan.dtype,
