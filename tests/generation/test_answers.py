@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from vademecum.config.sections import PromptConfig
 from vademecum.errors import InputError, RunError, StoppedError
 from vademecum.generation import Decoding, Prompt, chunks, generate, probe_generation
+from vademecum.generation.decoding import decode
 from vademecum.prompts import build_messages, decode_answer, encode_prompt
 from vademecum.records import Prediction
 from vademecum.stopping import Stop
@@ -27,6 +29,11 @@ class Memory:
         self.chunks: list[list[Prediction]] = []
         self.breaks_at = breaks_at
         self.stop = Stop()
+        self.limit_bytes: int | None = None
+        self.lessened: list[int] = []
+
+    def lessen(self, rows: int) -> None:
+        self.lessened.append(rows)
 
     def done(self) -> int:
         return len(self.chunks)
@@ -105,6 +112,57 @@ def test_predictions_carry_what_is_known_of_them(
         assert prediction.prompt_tokens == len(prompt.input_ids)
         assert prediction.shown == prompt.shown
         assert prediction.new_tokens == 12 if prediction.stopped == "length" else prediction.new_tokens < 12
+
+
+def test_where_a_gpu_is_full_fewer_answers_are_written_at_a_time_and_they_are_the_same(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, halved = Memory(), Memory()
+    decoding = GREEDY.model_copy(update={"batch_size": 5})
+    generate(model, tokenizer, prompts, decoding, whole)
+
+    def full(
+        model: PreTrainedModel, prompts: list[list[int]], ends: frozenset[int], asked: Decoding, *rest: Any
+    ) -> Any:
+        if asked.batch_size > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(model, prompts, ends, asked, *rest)
+
+    monkeypatch.setattr("vademecum.generation.answers.decode", full)
+    generate(model, tokenizer, prompts, decoding, halved)
+    assert halved.lessened == [2, 1]
+    assert halved.chunks == whole.chunks
+
+
+def test_where_not_even_one_answer_fits_the_error_comes_through(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("vademecum.generation.answers.decode", full)
+    sink = Memory()
+    with pytest.raises(torch.OutOfMemoryError):
+        generate(model, tokenizer, prompts, GREEDY, sink)
+    assert sink.lessened == [1]
+
+
+@pytest.mark.parametrize(("held", "lessened"), [(1, [1]), (10**15, [])])
+def test_a_process_that_holds_more_than_it_may_goes_on_with_fewer_at_a_time(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+    held: int,
+    lessened: list[int],
+) -> None:
+    monkeypatch.setattr("vademecum.generation.answers.process_memory_bytes", lambda: held)
+    whole, limited = Memory(), Memory()
+    generate(model, tokenizer, prompts, GREEDY, whole)
+    limited.limit_bytes = 1000
+    generate(model, tokenizer, prompts, GREEDY, limited)
+    assert limited.lessened == lessened
+    assert limited.chunks == whole.chunks
 
 
 def test_neither_prompt_nor_end_token_gets_into_the_text(

@@ -13,7 +13,7 @@ from vademecum.hardware import Device
 from vademecum.planning import AnswerRates, MemoryPrediction, Plan, Rates, Settings
 from vademecum.runs import Run
 from vademecum.stages import Road, render_again, run_road
-from vademecum.stages.train import RunSink, _memory_limit, _time_limit, cuda_limit
+from vademecum.stages.train import RunSink, _time_limit, cuda_limit, watched_bytes
 from vademecum.training import Adaptation
 
 
@@ -119,14 +119,14 @@ def test_training_may_take_what_the_rest_leaves_of_the_budget() -> None:
 
 
 def test_memory_is_watched_on_a_cpu() -> None:
-    assert _memory_limit(BudgetConfig(memory_gb=0.5), plan(), 1) == 500_000_000
-    assert _memory_limit(BudgetConfig(memory_gb=0.5), plan("cuda"), 1) is None
+    assert watched_bytes(BudgetConfig(memory_gb=0.5), plan(), 1) == 500_000_000
+    assert watched_bytes(BudgetConfig(memory_gb=0.5), plan("cuda"), 1) is None
 
 
 def test_without_a_budget_training_may_take_what_is_free_now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vademecum.planning.memory.machine_memory_bytes", lambda: (8 * 10**9, 10**9))
     monkeypatch.setattr("vademecum.planning.memory.process_memory_bytes", lambda: 10**9)
-    assert _memory_limit(BudgetConfig(), plan(), 1) == 1_800_000_000  # whatever was free when it was planned
+    assert watched_bytes(BudgetConfig(), plan(), 1) == 1_800_000_000  # whatever was free when it was planned
 
 
 def test_a_gpu_is_kept_to_the_budget_less_its_context() -> None:

@@ -1,8 +1,6 @@
 """Adapters are really trained on 8- and 4-bit weights, and serve without them: saved, loaded, merged, answering."""
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,8 @@ import torch
 from tests.training.tiny import Memory, config, data, examples
 
 from vademecum.config import LoraConfig, ModelConfig
-from vademecum.generation import Decoding, Prompt, generate
+from vademecum.generation import Decoding, KeptAnswers, Prompt, generate
 from vademecum.models import attach_adapter, is_quantized, load_adapter, load_base, merge, save_adapter
-from vademecum.records import Prediction
-from vademecum.stopping import Stop
 from vademecum.training.loss import example_losses, per_token
 from vademecum.training.trainer import train
 
@@ -25,20 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 ROWS = examples(24)
-
-
-@dataclass
-class Kept:
-    """A sink that keeps the predictions."""
-
-    predictions: list[Prediction] = field(default_factory=list)
-    stop: Stop = field(default_factory=Stop)
-
-    def done(self) -> int:
-        return 0
-
-    def write(self, chunk: int, predictions: Sequence[Prediction]) -> None:
-        self.predictions += predictions
 
 
 def quantized(folder: Path, quantization: str, dtype: str) -> Any:
@@ -86,7 +68,7 @@ def test_trained_on_few_bits_it_serves_in_full_ones(
     assert {weight.dtype for weight in merged.parameters()} == {torch.bfloat16}
     assert per_token(example_losses(merged, ROWS, pad_id=0, most_tokens=256)) < before - 0.3
 
-    kept = Kept()
+    kept = KeptAnswers()
     prompts = [Prompt(str(number), row.input_ids[:6]) for number, row in enumerate(ROWS[:3])]
     generate(merged, tokenizer, prompts, Decoding(max_new_tokens=6), kept)
     assert sorted(prediction.id for prediction in kept.predictions) == ["0", "1", "2"]

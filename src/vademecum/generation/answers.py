@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
+from vademecum.cuda import is_out_of_memory
 from vademecum.errors import InputError, RunError
 from vademecum.generation.decoding import Answer, Batch, Decoding, decode
 from vademecum.generation.repetition import RepeatBan
+from vademecum.hardware import PeakMemory, process_memory_bytes, release_memory
 from vademecum.prompts import decode_answer, end_token_id
 from vademecum.records import Prediction, Record
 from vademecum.stopping import Stop
@@ -48,6 +50,13 @@ class PredictionSink(Protocol):
     def write(self, chunk: int, predictions: list[Prediction]) -> None:
         """Keep the predictions of chunk number `chunk`, counted from 0."""
 
+    @property
+    def limit_bytes(self) -> int | None:
+        """The most that the process may hold; none where an allocator looks after that."""
+
+    def lessen(self, rows: int) -> None:
+        """Told when memory ran short, and answers are written so many at a time from now on."""
+
 
 @dataclass
 class KeptAnswers:
@@ -55,6 +64,7 @@ class KeptAnswers:
 
     stop: Stop = field(default_factory=Stop)
     predictions: list[Prediction] = field(default_factory=list)
+    limit_bytes: int | None = None
 
     def done(self) -> int:
         """Nothing is there already."""
@@ -63,6 +73,9 @@ class KeptAnswers:
     def write(self, chunk: int, predictions: list[Prediction]) -> None:
         """Keep a chunk."""
         self.predictions += predictions
+
+    def lessen(self, rows: int) -> None:
+        """Nobody is told."""
 
 
 class GenerationTiming(Record):
@@ -111,6 +124,7 @@ def generate(
 
     An answer ends with the template's end token or any that the model's generation configuration names, after
     `max_new_tokens`, or when it loops. Its text is made of the new tokens alone; `new_tokens` does not count the end.
+    Where memory runs short, half as many answers are written at a time from there on, and the chunks stay as they are.
 
     Raises:
         InputError: a prompt and its answer do not fit into the model's context.
@@ -118,14 +132,46 @@ def generate(
         StoppedError: the sink's `stop` was asked to; finished chunks are kept.
     """
     _check(model, prompts, decoding.max_new_tokens)
-    ends = _end_tokens(model, tokenizer)
-    done = sink.done()
+    writer, done = _Writer(model, _end_tokens(model, tokenizer), decoding, sink), sink.done()
     with _evaluating(model):
         for number, chunk in enumerate(chunks(prompts, decoding)):
             if number >= done:
-                ids, seed = [prompt.input_ids for prompt in chunk], decoding.seed + number
-                answers = decode(model, ids, ends, decoding, seed, sink.stop)
+                answers = writer.answer(number, [prompt.input_ids for prompt in chunk])
                 sink.write(number, [_predict(tokenizer, *pair) for pair in zip(chunk, answers, strict=True)])
+
+
+@dataclass
+class _Writer:
+    """Answers chunk after chunk, and fewer at a time from when memory runs short."""
+
+    model: "PreTrainedModel"
+    ends: frozenset[int]
+    decoding: Decoding
+    sink: PredictionSink
+
+    def answer(self, number: int, prompts: Sequence[Sequence[int]]) -> list[Answer]:
+        while True:
+            rows, limit = self.decoding.rows(max(map(len, prompts))), self.sink.limit_bytes
+            if limit is not None and process_memory_bytes() > limit:
+                limit = None  # what is held without any answer, fewer of them would not take away
+            with PeakMemory() as memory:
+                answers = self._try(number, prompts, last=rows == 1)
+            if answers and (rows == 1 or limit is None or memory.peak_bytes <= limit):
+                return answers
+            self.decoding = self.decoding.model_copy(update={"batch_size": rows // 2})
+            release_memory()
+            self.sink.lessen(rows // 2)
+            if answers:  # more was held than may be, and there was as much
+                return answers
+
+    def _try(self, number: int, prompts: Sequence[Sequence[int]], *, last: bool) -> list[Answer] | None:
+        """None where a GPU has no room for so many; its error is let go of here, for its frames hold the batch."""
+        try:
+            return decode(self.model, prompts, self.ends, self.decoding, self.decoding.seed + number, self.sink.stop)
+        except RuntimeError as error:
+            if last or not is_out_of_memory(error):
+                raise
+            return None
 
 
 def probe_generation(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vademecum.baselines import copy_answers, scope
 from vademecum.config import EvaluateConfig, RunConfig
@@ -20,7 +20,7 @@ from vademecum.planning import Plan
 from vademecum.records import Prediction, QAPair
 from vademecum.stages.material import Base, Pairs, model_digest, prompts_for, subset
 from vademecum.stages.road import Road, Stage
-from vademecum.stages.train import ADAPTER, scored_systems
+from vademecum.stages.train import ADAPTER, scored_systems, watched_bytes
 from vademecum.stopping import Stop
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class ChunkFiles:
     total: int
     stop: Stop
     report: Callable[[int, int], None] = field(default=lambda done, total: None)
+    limit_bytes: int | None = None
+    say: Callable[[str], None] = field(default=lambda text: None)
 
     def done(self) -> int:
         """How many chunks, from the first on, are on disk."""
@@ -57,6 +59,10 @@ class ChunkFiles:
         """Keep a finished chunk."""
         write_whole(self._file(chunk), "".join(f"{one.model_dump_json()}\n" for one in predictions))
         self.report(chunk + 1, self.total)
+
+    def lessen(self, rows: int) -> None:
+        """Tell whoever watches."""
+        self.say(f"memory ran short: from here on {rows} answers at a time, the same up to rounding")
 
     def read(self) -> list[Prediction]:
         """All predictions, in order of id."""
@@ -120,7 +126,7 @@ def choose_decoding(road: Road, folder: Path) -> None:
         for size in REPETITION_CONTROLS:
             decoding = decoding_of(size)
             place = folder / f"{system}-{size}-{decoding.chunk_batches}"
-            sink = ChunkFiles(place, len(chunks(prompts, decoding)), road.stop)
+            sink = ChunkFiles(place, len(chunks(prompts, decoding)), road.stop, **_watched(road, plan))
             generate(model, base.tokenizer, prompts, decoding, sink)
             scores[size].append(_mean_rouge(sink.read(), asked, pairs))
             road.observer.progress(sum(map(len, scores.values())), total, "trials")
@@ -196,7 +202,7 @@ def answer_with(system: str) -> Callable[[Road, Path], None]:
             answers = sorted(copy_answers(train, asked), key=lambda answer: answer.id)
             road.run.write_rows("predictions/copy.jsonl", answers)
             return
-        base = Base.locate(road)
+        base, plan = Base.locate(road), road.run.read_record("plan.json", Plan)
         decoding = Decoding.model_validate(road.run.read_json("decoding.json")["decoding"])
         prompts = prompts_for(system, asked, train, base, config)
         bare = sum(not prompt.shown for prompt in prompts)
@@ -209,12 +215,18 @@ def answer_with(system: str) -> Callable[[Road, Path], None]:
             lambda done, total: road.observer.progress(
                 min(len(prompts), done * decoding.batch_size * decoding.chunk_batches), len(prompts), "answers"
             ),
+            **_watched(road, plan),
         )
-        model = load_system(road, base, road.run.read_record("plan.json", Plan), system)
+        model = load_system(road, base, plan, system)
         generate(model, base.tokenizer, prompts, decoding, sink)
         road.run.write_rows(f"predictions/{system}.jsonl", sink.read())
 
     return answer
+
+
+def _watched(road: Road, plan: Plan) -> dict[str, Any]:
+    """What keeps answers within the memory, for their sink."""
+    return {"limit_bytes": watched_bytes(road.config.budget, plan, 1), "say": road.observer.say}
 
 
 def _answering_inputs(road: Road) -> dict[str, str]:

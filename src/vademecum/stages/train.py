@@ -232,7 +232,7 @@ def run_training(road: Road, folder: Path) -> None:
         model = prepared.load_adapted()
         data = replace(
             prepared.data,
-            memory_limit_bytes=_memory_limit(budget, plan, road.ranks.local_size),
+            memory_limit_bytes=watched_bytes(budget, plan, road.ranks.local_size),
             time_limit_seconds=_time_limit(budget, plan, preparing=preparing),
         )
         summary = train(model, prepared.base.tokenizer, data, prepared.settings, sink, prepared.seed)
@@ -248,7 +248,7 @@ def help_train(road: Road) -> None:
     if order is None:
         return
     prepared = prepare_training(road)
-    limit = _memory_limit(road.config.budget, prepared.plan, road.ranks.local_size)
+    limit = watched_bytes(road.config.budget, prepared.plan, road.ranks.local_size)
     data = replace(prepared.data, memory_limit_bytes=limit)
     with suppress(DismissedError), road.ranks.together(order["device"]):
         model = prepared.load_adapted()
@@ -269,8 +269,9 @@ def publish(road: Road, folder: Path, summary: TrainingSummary, model: "PeftMode
     road.run.write_json("training.json", summary.model_dump(mode="json"))
 
 
-def _memory_limit(budget: BudgetConfig, plan: Plan, processes: int) -> int | None:
-    """That training watches: the budget, or what is free as this sitting begins. On a GPU the allocator does."""
+def watched_bytes(budget: BudgetConfig, plan: Plan, processes: int) -> int | None:
+    """What the process may hold, that training and answering watch: the budget, or what is free as this sitting begins.
+    On a GPU the allocator does."""
     if plan.device != "cpu":
         return None
     return memory_limit(budget, "cpu", processes).bytes
