@@ -8,6 +8,7 @@
 |---|---|
 | `one` | transformers' `generate`, one prompt at a time, adapter not merged; a random subset of a round's prompts |
 | `batches` | transformers' `generate`, merged weights, prompts in the order they come, padded on the left |
+| `continuous` | transformers' continuous batching (`generate_batch`), merged weights, with a cache as large as ours |
 | `ours` | `vademecum.generation.generate`, merged weights |
 | `waiting` | the same where ours refills its batches (on a GPU, or by `--refill`): without that |
 
@@ -36,6 +37,7 @@ from benchmarks.workload import Subject, find_subject, find_workload
 
 from vademecum.config import LoraConfig
 from vademecum.generation import REFILLED_BATCHES, Decoding, KeptAnswers, Prompt, generate
+from vademecum.generation.decoding import READ_SLOTS
 from vademecum.generation.repetition import tokens_loop
 from vademecum.hardware import choose_dtype, probe_hardware
 from vademecum.models import attach_adapter, load_adapter, merge
@@ -45,6 +47,8 @@ from vademecum.sources import cache_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+PAGE_TOKENS = 256
+"""Of the cache of continuous batching; flash attention wants a multiple of it."""
 ADAPTER_SCALE = 0.02
 """Standard deviation of the random adapter's second factors: enough to change answers, not to break the language."""
 
@@ -61,7 +65,10 @@ class Bench:
     @property
     def arms(self) -> tuple[str, ...]:
         """Those that take turns."""
-        return ("one", "batches", "ours", *(["waiting"] if self.decoding.chunk_batches > 1 else []))
+        import transformers
+
+        more = ["continuous"] if hasattr(transformers, "ContinuousBatchingConfig") else []
+        return ("one", "batches", *more, "ours", *(["waiting"] if self.decoding.chunk_batches > 1 else []))
 
     @property
     def ends(self) -> set[int]:
@@ -112,13 +119,14 @@ def answer(arm: str, bench: Bench, prompts: Sequence[Prompt]) -> Answers:
         seconds = time.perf_counter() - began
         texts = {prediction.id: prediction.text for prediction in sink.predictions}
         return Answers(seconds, texts, sum(prediction.new_tokens for prediction in sink.predictions), {})
-    size = 1 if arm == "one" else bench.decoding.batch_size
+    sizes = {"one": 1, "batches": bench.decoding.batch_size, "continuous": len(prompts)}
     model = bench.unmerged if arm == "one" else bench.merged
+    write = continuous_generate if arm == "continuous" else plain_generate
     written: dict[str, list[int]] = {}
     began = time.perf_counter()
-    for start in range(0, len(prompts), size):
-        batch = prompts[start : start + size]
-        rows = plain_generate(model, [prompt.input_ids for prompt in batch], bench)
+    for start in range(0, len(prompts), sizes[arm]):
+        batch = prompts[start : start + sizes[arm]]
+        rows = write(model, [prompt.input_ids for prompt in batch], bench)
         written |= {prompt.id: row for prompt, row in zip(batch, rows, strict=True)}
     seconds = time.perf_counter() - began
     ids = {id: cut_loop(row) for id, row in written.items()}
@@ -145,6 +153,31 @@ def plain_generate(model: Any, rows: Sequence[Sequence[int]], bench: Bench) -> l
     new: list[list[int]] = found[:, width:].tolist()
     ends = bench.ends
     return [row[: next((place for place, token in enumerate(row) if token in ends), len(row))] for row in new]
+
+
+def continuous_generate(model: Any, rows: Sequence[Sequence[int]], bench: Bench) -> list[list[int]]:  # noqa: ANN401
+    """transformers' continuous batching, greedy; new tokens up to the first end token.
+
+    Unasked it takes nearly all free memory for its cache: it gets room for as many answers as ours writes at a time.
+    """
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    longest, at_once = max(map(len, rows)) + bench.decoding.max_new_tokens, bench.decoding.batch_size
+    room = ContinuousBatchingConfig(
+        page_size=PAGE_TOKENS,
+        num_blocks=at_once * -(-longest // PAGE_TOKENS),
+        max_batch_tokens=READ_SLOTS,
+        max_requests_per_batch=at_once,
+    )
+    how = GenerationConfig(
+        max_new_tokens=bench.decoding.max_new_tokens,
+        do_sample=False,
+        eos_token_id=sorted(bench.ends),
+        pad_token_id=int(bench.subject.tokenizer.pad_token_id),
+    )
+    found = model.generate_batch([list(row) for row in rows], generation_config=how, continuous_batching_config=room)
+    new = [found[name].generated_tokens for name in sorted(found, key=lambda name: int(name.rpartition("_")[2]))]
+    return [row[: next((place for place, token in enumerate(row) if token in bench.ends), len(row))] for row in new]
 
 
 def cut_loop(ids: Sequence[int]) -> list[int]:
@@ -178,7 +211,12 @@ def figures(rounds: Sequence[dict[str, Answers]], gaps: Sequence[float]) -> dict
         found[f"generate.tokens_per_second.{arm}"] = figure(
             [answers.tokens / answers.seconds for answers in done], "tokens/s", n
         )
-    against = {"speedup": "one", "speedup_over_batches": "batches", "refill_speedup": "waiting"}
+    against = {
+        "speedup": "one",
+        "speedup_over_batches": "batches",
+        "speedup_over_continuous": "continuous",
+        "refill_speedup": "waiting",
+    }
     for name, other in against.items():
         if other not in rounds[0]:
             continue
@@ -187,7 +225,10 @@ def figures(rounds: Sequence[dict[str, Answers]], gaps: Sequence[float]) -> dict
             for each in rounds
         ]
         found[f"generate.{name}"] = figure(ratios, "ratio", sum(len(each[other].texts) for each in rounds))
-    for name, arm in (("equal_share", "ours"), ("equal_share.batches", "batches")):
+    arms = {"equal_share": "ours", "equal_share.batches": "batches", "equal_share.continuous": "continuous"}
+    for name, arm in arms.items():
+        if arm not in rounds[0]:
+            continue
         equal = [[each[arm].texts[id] == text for id, text in each["one"].texts.items()] for each in rounds]
         share = figure([sum(row) / len(row) for row in equal], "share", sum(map(len, equal)))
         found[f"generate.{name}"] = {**share, "value": sum(map(sum, equal)) / share["n"]}

