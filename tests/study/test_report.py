@@ -10,9 +10,10 @@ import pytest
 from markdown_it import MarkdownIt
 from tests.study.made_up import Study, build_study
 
+from vademecum.report.latex import escape
 from vademecum.report.numbers import NONE
 from vademecum.study.analysis import StudyAnalysis
-from vademecum.study.latex import escape, render_study_latex
+from vademecum.study.latex import render_study_latex
 from vademecum.study.report import StudyMaterial, render_study_html, render_study_markdown
 from vademecum.study.tables import without_effect
 

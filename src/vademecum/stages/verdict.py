@@ -11,7 +11,7 @@ from vademecum.evaluation import collect_references, compare, score
 from vademecum.files import digest_value
 from vademecum.planning import Plan
 from vademecum.records import Comparison, Prediction, QAPair, Score
-from vademecum.report import ReportMaterial, build_report, render_card, render_html, render_markdown
+from vademecum.report import ReportMaterial, build_report, render_card, render_html, render_latex, render_markdown
 from vademecum.runs import Run
 from vademecum.stages.material import Pairs
 from vademecum.stages.road import Road, Stage
@@ -103,7 +103,7 @@ def _belongs(stage: str, config: RunConfig) -> bool:
 
 
 def write_report(run: Run, config: RunConfig, *, public: bool = False) -> None:
-    """Write report.json, report.md, report.html and the adapter's card.
+    """Write report.json, report.tex, report.md, report.html and the adapter's card.
 
     With `public` the pages are report-public.md and report-public.html, without any text of the corpus.
     """
@@ -111,6 +111,7 @@ def write_report(run: Run, config: RunConfig, *, public: bool = False) -> None:
     report = build_report(material)
     name = "report-public" if public else "report"
     run.write_json("report.json", report)
+    run.write_text("report.tex", render_latex(report, run.name))
     run.write_text(f"{name}.md", render_markdown(report, material, public=public))
     run.write_text(f"{name}.html", render_html(report, material, public=public))
     if material.training is not None and has_adapter(run):
@@ -136,7 +137,7 @@ def report_stage(systems: Sequence[str]) -> Stage:
             *(f"predictions/{system}.jsonl" for system in systems),
             *(f"scores/{system}.jsonl" for system in systems),
         ),
-        writes=("report.json", "report.md", "report.html"),
+        writes=("report.json", "report.tex", "report.md", "report.html"),
         work=lambda road, _: write_report(road.run, road.config),
         wanted=lambda road: bool(scored_systems(road.run, road.config)),
     )

@@ -1,10 +1,9 @@
 """A study's claims and effects as LaTeX tables for a thesis; they need the package booktabs."""
 
-import re
 from collections.abc import Sequence
 
 from vademecum.report import numbers
-from vademecum.report.plain import visible
+from vademecum.report.latex import comment, escape, latex_table
 from vademecum.study.analysis import StudyAnalysis
 from vademecum.study.claims import ClaimResult
 from vademecum.study.effects import VALIDATION_LOSS
@@ -12,38 +11,17 @@ from vademecum.study.records import BASELINE
 from vademecum.study.tables import without_effect
 from vademecum.study.words import metric_name
 
-_SPECIAL = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", "−": "$-$", "–": "--", "±": r"$\pm$", "×": r"$\times$", "·": r"$\cdot$",
-    "…": r"\dots{}", "⟨": r"\textlangle{}", "⟩": r"\textrangle{}", '"': "''",
-    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-    **{mark: f"{{{mark}}}" for mark in "[]*-'`"},
-}  # fmt: skip
-"""`[` and `*` after a line's end would be read as its options."""
-_DOUBLED = "-'`"
-"""Two of them in a row would melt into another character."""
-_ANY = re.compile(
-    "|".join(f"{re.escape(mark)}(?={mark})" if mark in _DOUBLED else re.escape(mark) for mark in _SPECIAL)
-)
-
 EFFECT_METRICS = ("rouge1", "rouge2", "rougeL", VALIDATION_LOSS)
 
 
 def render_study_latex(analysis: StudyAnalysis, name: str) -> str:
     """Two tables: the claims with their verdicts, and every level's effect against the baseline."""
-    parts = [
-        f"% {visible(' '.join(name.split()))}: tables made by Vademecum; in the preamble: \\usepackage{{booktabs}}"
-    ]
+    parts = [comment(name)]
     if analysis.claims:
         parts.append(_claims(analysis.claims, name, analysis.missing))
     if any(row.effects for row in analysis.factors):
         parts.append(_effects(analysis, name))
     return "\n\n".join(parts) + "\n"
-
-
-def escape(text: str) -> str:
-    """One line of text that LaTeX takes for nothing else."""
-    return _ANY.sub(lambda found: _SPECIAL[found[0]], visible(" ".join(text.split())))
 
 
 def _interim(missing: Sequence[str]) -> str:
@@ -68,7 +46,7 @@ def _claims(claims: Sequence[ClaimResult], name: str, missing: Sequence[str]) ->
         f"by Holm's method over all comparisons.{_interim(missing)}"
     )
     head = ("Claim", "Metric", "Difference", f"{level} interval", "$p$", "Verdict")
-    return _table(r"p{0.3\linewidth}lrrrl", head, rows, (caption, "claims"))
+    return latex_table(r"p{0.3\linewidth}lrrrl", head, rows, (caption, "study-claims"))
 
 
 def _effects(analysis: StudyAnalysis, name: str) -> str:
@@ -90,30 +68,10 @@ def _effects(analysis: StudyAnalysis, name: str) -> str:
         f"{_interim(analysis.missing)}"
     )
     head = ("Factor", "Level", *map(metric_name, EFFECT_METRICS))
-    return _table("llrrrr", head, rows, (caption, "effects"))
+    return latex_table("llrrrr", head, rows, (caption, "study-effects"))
 
 
 def _estimate(difference: float | None, low: float | None, high: float | None) -> tuple[str, str]:
     if difference is None or low is None or high is None:
         return numbers.NONE, numbers.NONE
     return numbers.difference(difference), f"[{numbers.difference(low)}, {numbers.difference(high)}]"
-
-
-def _table(columns: str, head: Sequence[str], rows: Sequence[Sequence[str]], named: tuple[str, str]) -> str:
-    caption, label = named
-    lines = [
-        r"\begin{table}",
-        r"  \centering",
-        r"  \small",
-        f"  \\caption{{{caption}}}",
-        f"  \\label{{tab:study-{label}}}",
-        f"  \\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
-        r"    \toprule",
-        f"    {' & '.join(cell if cell == '$p$' else escape(cell) for cell in head)} \\\\",
-        r"    \midrule",
-        *(f"    {' & '.join(map(escape, row))} \\\\" for row in rows),
-        r"    \bottomrule",
-        r"  \end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines)
