@@ -226,11 +226,14 @@ def test_a_report_wants_a_finished_run(config: Path, tmp_path: Path, vade: Vade)
     assert "has no score/base, score/few-shot, score/copy, score/tuned yet" in outcome.err
 
 
-def test_rendering_again_changes_nothing_that_the_run_knows_of(finished: Path, vade: Vade) -> None:
-    before = (finished / "report.json").read_bytes()
-    assert vade("report", finished).code == 0
-    assert vade("report", finished, "--public").code == 0
-    assert (finished / "report.json").read_bytes() == before
+def test_rendering_again_changes_nothing_that_the_run_knows_of(
+    first: tuple[Path, Outcome], tmp_path: Path, vade: Vade
+) -> None:
+    run = Path(shutil.copytree(first[0], tmp_path / first[0].name))
+    before = (run / "report.json").read_bytes()
+    assert vade("report", run).code == 0
+    assert vade("report", run, "--public").code == 0
+    assert (run / "report.json").read_bytes() == before
 
 
 def test_two_runs_are_compared_on_the_pairs_that_both_answered(

@@ -84,16 +84,14 @@ def gather(run: Run, config: RunConfig) -> ReportMaterial:
 
 
 def _command(run: Run, config: RunConfig, plan: Plan) -> str:
-    """What makes the run again, with what a budget and this machine have decided in it. A folder elsewhere than below
-    the present one is called by its last part, for a report is passed on."""
-    here, folder = Path.cwd(), run.path.resolve()
-    place = folder.relative_to(here) if folder.is_relative_to(here) else Path(folder.name)
+    """What makes the run again, with what a budget and this machine have decided in it. The run is called by its name
+    and where it would be by default: a report is passed on, and the same wherever it is written from."""
     settings = [f"model.dtype={plan.dtype}"] if config.model.dtype == "auto" else []
     if plan.ended_by == "budget":
         settings += ["budget.minutes=none", f"train.max_steps={plan.optimizer_steps}"]
         settings += [f"train.warmup_steps={plan.warmup_steps}"]
     given = [part for setting in settings for part in ("--set", setting)]
-    return shlex.join(["vade", "run", str(place / "config.json"), *given, "--out", f"{place}-again"])
+    return shlex.join(["vade", "run", f"runs/{run.name}/config.json", *given, "--out", f"runs/{run.name}-again"])
 
 
 def _belongs(stage: str, config: RunConfig) -> bool:
