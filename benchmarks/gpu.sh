@@ -22,6 +22,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 export PIP_NO_INDEX=1 PIP_FIND_LINKS="$wheels" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export PYTORCH_ALLOC_CONF="${PYTORCH_ALLOC_CONF:-expandable_segments:True}" # as `vade` sets it
 export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES:-0}" # TRL refuses to see several cards
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 

@@ -37,7 +37,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Figure, earlier_commits, figure, is_from_here, result_file, write_result
+from benchmarks.results import Figure, commit, commits_so_far, figure, is_from_here, result_file, write_result
 from benchmarks.workload import SHAPES
 
 from vademecum.hardware import Device, Hardware, choose_dtype, probe_hardware
@@ -282,7 +282,7 @@ def measure_cases(cases: Sequence[Case], steps: int) -> Iterator[tuple[Case, dic
 def judge_cases(out: Path, cases: Sequence[Case], kept: Mapping[str, Any], steps: int) -> dict[str, Figure]:
     """Measure judged cases beside those that are `kept`, and write what came out after each."""
     rows = {row["case"]: row for row in kept["cases"]}
-    commits = earlier_commits(out, "all") if rows else []
+    commits = commits_so_far(kept, commit()) if rows else [commit()]
     figures: dict[str, Figure] = {}
     for case, found in measure_cases(cases, steps):
         rows[case.name] = {"case": case.name, **found}
@@ -308,7 +308,8 @@ def judge_again(out: Path) -> dict[str, Figure]:
     kept = kept_cases(out)
     if not kept["cases"]:
         raise SystemExit(f"{out} holds no cases")
-    settings = {name: value for name, value in kept.items() if name in ("device", "timed_steps", "commits")}
+    settings = {name: value for name, value in kept.items() if name in ("device", "timed_steps")}
+    settings["commits"] = commits_so_far(kept)
     return write_judged(out, {row["case"]: row for row in kept["cases"]}, settings)
 
 

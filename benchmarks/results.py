@@ -54,10 +54,9 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def earlier_commits(file: Path, subject: str) -> list[str]:
-    """That measured what a file holds of a subject."""
-    kept = json.loads(file.read_text(encoding="utf-8"))["settings"].get(subject, {})
-    return list(kept.get("commits", ["before commits were noted"]))
+def commits_so_far(kept: Mapping[str, Any], *more: str) -> list[str]:
+    """That measured what a file has `kept` of a subject, and more."""
+    return list(dict.fromkeys([*kept.get("commits", ["before commits were noted"]), *more]))
 
 
 def is_from_here(told: Mapping[str, Any]) -> bool:
@@ -72,7 +71,7 @@ def write_result(
     """Write the figures of one `subject` (a model), whole; those of others that are in the file stay.
 
     They stay only where machine and versions are the same. `more` is kept per subject, beside its settings, and so are
-    the `commits` that measured: this one, after those in `settings`, of figures that were added to.
+    the `commits` that measured: those in `settings`, or this one.
     """
     old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if not is_from_here(old):
@@ -82,8 +81,7 @@ def write_result(
         for name, value in old.get("figures", {}).items()
         if name not in old["settings"].get(subject, {}).get("figures", ())
     }
-    commits = list(dict.fromkeys([*settings.get("commits", ()), commit()]))
-    own = {**settings, "commits": commits, "figures": sorted(figures), **more}
+    own = {"commits": [commit()], **settings, "figures": sorted(figures), **more}
     write_json(
         file,
         {

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Figure, earlier_commits, figure, is_from_here, result_file, write_result
+from benchmarks.results import Figure, commit, commits_so_far, figure, is_from_here, result_file, write_result
 from benchmarks.training_block import ARMS, Arm, Begun, Block, Message, Rate, Step, run_block
 from benchmarks.workload import Subject, find_subject, find_workload
 
@@ -172,23 +172,22 @@ def speedup(rounds: list[list[Row]], others: tuple[Arm, ...]) -> Figure | None:
     return figure(ratios, "ratio" if n else "ratio at least", n) if ratios else None
 
 
-def earlier_rounds(file: Path, subject: str, settings: dict[str, Any]) -> list[list[Row]]:
-    """Rounds that earlier sittings have left in the result file, if they were done in the same way.
+def earlier(file: Path, subject: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What earlier sittings have left in the result file of a subject, its `rounds` too, if done in the same way.
 
     Raises:
         SystemExit: they were not.
     """
     if not file.is_file():
-        return []
+        return {}
     told = json.loads(file.read_text(encoding="utf-8"))
     if not is_from_here(told):
         raise SystemExit(f"{file} holds rounds of another machine or other versions: move it away, or leave out --add")
-    kept = told["settings"].get(subject, {})
+    kept: dict[str, Any] = told["settings"].get(subject, {})
     alike = ("weights", "rows", "dtype", "device", "max_length", "micro_batch", "steps_per_block")
     if kept and any(kept[name] != settings[name] for name in alike):
         raise SystemExit(f"{file} holds rounds that were done with other settings: move it away, or leave out --add")
-    rounds: list[list[Row]] = kept.get("rounds", [])
-    return rounds
+    return kept
 
 
 def padding(block: Block) -> Figure:
@@ -264,8 +263,9 @@ def main() -> None:
         "minutes_limit": limits,
     }
     file = given.out or result_file("train_speed", quick=given.quick)
-    rounds = earlier_rounds(file, subject.name, settings) if given.add else []
-    settings["commits"] = earlier_commits(file, subject.name) if rounds else []
+    kept = earlier(file, subject.name, settings) if given.add else {}
+    rounds: list[list[Row]] = kept.get("rounds", [])
+    settings["commits"] = commits_so_far(kept, commit()) if rounds else [commit()]
     once: set[Arm] = set()
     """Arms too slow for a second round."""
     for number in range(count):

@@ -33,7 +33,7 @@ def test_a_second_model_adds_its_figures_and_a_second_run_replaces_its_own(tmp_p
 def test_the_commits_that_measured_are_noted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "commit", lambda: "bbb")
     file = tmp_path / "result.json"
-    results.write_result(file, "a", {"commits": ["aaa", "bbb"]}, {})
+    results.write_result(file, "a", {"commits": results.commits_so_far({"commits": ["aaa", "bbb"]}, "bbb")}, {})
     results.write_result(file, "b", {}, {})
     told = json.loads(file.read_text(encoding="utf-8"))["settings"]
     assert (told["a"]["commits"], told["b"]["commits"]) == (["aaa", "bbb"], ["bbb"])

@@ -182,13 +182,13 @@ SETTINGS = {
 def test_later_sittings_add_rounds_done_in_the_same_way(tmp_path: Path) -> None:
     file = tmp_path / "train_speed.json"
     rounds = [[outcome("grouped", 1.0).row, outcome("paper", 4.0).row]]
-    assert train_speed.earlier_rounds(file, "smollm2", SETTINGS) == []
+    assert train_speed.earlier(file, "smollm2", SETTINGS) == {}
     write_result(file, "smollm2", SETTINGS, train_speed.figures(rounds), rounds=rounds)
-    found = train_speed.earlier_rounds(file, "smollm2", SETTINGS)
+    found = train_speed.earlier(file, "smollm2", SETTINGS)["rounds"]
     found.append([outcome("grouped", 2.0).row, outcome("paper", 4.0).row])
     assert train_speed.figures(found)["train.speedup_over_paper"] == figure([4.0, 2.0], "ratio", 2)
     with pytest.raises(SystemExit, match="other settings"):
-        train_speed.earlier_rounds(file, "smollm2", {**SETTINGS, "dtype": "bfloat16"})
+        train_speed.earlier(file, "smollm2", {**SETTINGS, "dtype": "bfloat16"})
 
 
 @pytest.mark.parametrize("elsewhere", [{"versions": {"torch": "0.1"}}, {"machine": "cpu-96core-amx"}])
@@ -200,7 +200,7 @@ def test_rounds_of_another_machine_or_other_versions_are_not_added_to(
     write_result(file, "smollm2", SETTINGS, train_speed.figures(rounds), rounds=rounds)
     file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **elsewhere}), encoding="utf-8")
     with pytest.raises(SystemExit, match="another machine or other versions"):
-        train_speed.earlier_rounds(file, "smollm2", SETTINGS)
+        train_speed.earlier(file, "smollm2", SETTINGS)
 
 
 @pytest.mark.slow

@@ -247,7 +247,7 @@ def test_two_runs_are_compared_on_the_pairs_that_both_answered(
     assert (row["baseline"], row["system"]) == ("A (first run)", "B (finished)")
     assert row["difference"]["n"] == 11
     assert row["difference"]["mean"] > 0
-    assert "left out: 1 pair that only one of the two answered" in row["reason"]
+    assert "left out: 1 pair that not both answered with the same reference" in row["reason"]
     config = json.loads((finished / "config.json").read_text(encoding="utf-8"))
     config["train"]["learning_rate"] = 3e-4
     (finished / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -255,6 +255,7 @@ def test_two_runs_are_compared_on_the_pairs_that_both_answered(
     assert "B (finished) minus A (first run) in ROUGE-1 is 0." in shown
     assert "→ 0.0003" in shown
     same = vade("--json", "compare", first[0], first[0], "--system", "base").json
+    assert "could not be detected reliably" in same["comparisons"][0]["reason"]
     assert {row["difference"]["mean"] for row in same["comparisons"]} == {0}
     assert {row["verdict"] for row in same["comparisons"]} == {"not shown"}
 

@@ -136,7 +136,7 @@ def test_only_shared_pairs_count_and_the_reason_says_how_many_do_not() -> None:
     found = compare({"base": system(0.2, n=43), "tuned": [*system(0.3), scored("extra", 1.0)]}, CONFIG, 0)[0]
 
     assert found.difference.n == 40
-    assert found.reason.endswith("left out: 4 pairs that only one of the two answered")
+    assert found.reason.endswith("left out: 4 pairs that not both answered with the same reference")
     assert "left out" not in compare({"base": system(0.2), "tuned": system(0.3)}, CONFIG, 0)[0].reason
 
 

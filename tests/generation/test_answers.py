@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from vademecum.config.sections import PromptConfig
 from vademecum.errors import InputError, RunError, StoppedError
 from vademecum.generation import Decoding, Prompt, chunks, generate, probe_generation
-from vademecum.generation.decoding import decode
+from vademecum.generation.answers import _Writer
+from vademecum.generation.decoding import Answer, decode
+from vademecum.generation.repetition import RepeatBan
 from vademecum.prompts import build_messages, decode_answer, encode_prompt
 from vademecum.records import Prediction
 from vademecum.stopping import Stop
@@ -134,6 +136,31 @@ def test_where_a_gpu_is_full_fewer_answers_are_written_at_a_time_and_they_are_th
     assert halved.chunks == whole.chunks
 
 
+def test_fewer_at_a_time_is_fewer_than_were_tried_and_no_fewer_of_short_prompts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def full(
+        model: PreTrainedModel, prompts: list[list[int]], ends: frozenset[int], asked: Decoding, *rest: Any
+    ) -> Any:
+        tried.append(asked.batch_size)
+        if len(prompts[0]) > 1000 or asked.batch_size > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [Answer(row, RepeatBan(0), random.Random(row)) for row in range(len(prompts))]
+
+    monkeypatch.setattr("vademecum.generation.answers.decode", full)
+    writer = _Writer(model, frozenset(), Decoding(max_new_tokens=9, batch_size=256), Memory())
+    writer.answer(0, [[1]] * 16)  # of 256 that were planned there are no more
+    assert tried == [16, 8, 4]
+    tried.clear()
+    writer.parts = 1
+    with pytest.raises(torch.OutOfMemoryError):
+        writer.answer(1, [[1] * 8000] * 2)
+    writer.answer(2, [[1]] * 100)
+    assert tried == [2, 1, 100, 51, 25, 12, 6, 3]
+
+
 def test_where_not_even_one_answer_fits_the_error_comes_through(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +183,7 @@ def test_a_process_that_holds_more_than_it_may_goes_on_with_fewer_at_a_time(
     held: int,
     lessened: list[int],
 ) -> None:
-    monkeypatch.setattr("vademecum.generation.answers.process_memory_bytes", lambda: held)
+    monkeypatch.setattr("vademecum.generation.answers.process_peak_bytes", lambda: held)
     whole, limited = Memory(), Memory()
     generate(model, tokenizer, prompts, GREEDY, whole)
     limited.limit_bytes = 1000

@@ -9,9 +9,14 @@ from tests.listener import Listener
 from tests.study.test_execution import LATE, SMALL, finished, tiny_study, work  # noqa: F401  a fixture
 
 from vademecum.errors import RunError, StaleError
-from vademecum.study import Setting, StudyConfig, make_executor
+from vademecum.files import digest_value
+from vademecum.study import Setting, StudyConfig, load_study, make_executor
+from vademecum.study.design import lay_out_design
 from vademecum.study.execution import prepare_study
 from vademecum.study.folder import StudyFolder
+from vademecum.study.kept import ANSWERS, KeptTrial, _settings, differing
+
+SHIPPED = Path(__file__).parents[2] / "docs" / "results" / "paper-study" / "results"
 
 
 def carry(study: Path, elsewhere: Path) -> Path:
@@ -158,3 +163,17 @@ def test_a_damaged_result_is_named_where_its_trial_was_not_run_and_made_anew_whe
     assert "its trial is run again here" in str(caught.value.hint)
     work(tiny_study(tiny_checkpoint, **SMALL), here)
     assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("file", sorted(SHIPPED.glob("baseline-*.json")), ids=lambda file: file.stem)
+def test_results_that_were_kept_in_earlier_sittings_still_count(file: Path) -> None:
+    declared = load_study("paper-study", [
+        "model.name=smollm2-135m", "model.dtype=bfloat16", "corpus.source=MedQuAD-master.zip", "train.batching=grouped",
+        "lora.lora_dropout=0", "train.gradient_checkpointing=none", "generate.test_pairs=100", "train.max_pairs=400",
+        "train.eval_pairs=64",
+    ])  # fmt: skip
+    trials = {trial.name: trial for trial in lay_out_design(declared).trials((), {"baseline": 3})}
+    kept = KeptTrial.model_validate_json(file.read_text(encoding="utf-8")).belongs_to
+    asked = {**kept, "settings": digest_value(_settings(trials[file.stem])), ANSWERS: "none"}
+    assert differing(kept, asked) == []
+    assert differing(kept, {**asked, ANSWERS: "nf4"}) == [ANSWERS]

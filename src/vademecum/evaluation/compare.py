@@ -222,7 +222,7 @@ def _reason(row: _Measured, p_holm: float, verdict: Verdict, config: EvaluateCon
             f"not shown: {_count(found.groups, 'group')} cannot carry a verdict, {config.min_groups} are needed; "
             f"{measured}"
         )
-    elif abs(found.mean) >= row.smallest_detectable:
+    elif is_for_want_of_correction(found.mean, row.smallest_detectable, row.p, p_holm):
         sentence = f"not shown: {measured}; corrected for the number of comparisons, that is not enough for a verdict"
     else:
         sentence = (
@@ -230,8 +230,13 @@ def _reason(row: _Measured, p_holm: float, verdict: Verdict, config: EvaluateCon
             "reliably with these pairs"
         )
     if row.left_out:
-        sentence += f"; left out: {_count(row.left_out, 'pair')} that only one of the two answered"
+        sentence += f"; left out: {_count(row.left_out, 'pair')} that not both answered with the same reference"
     return sentence
+
+
+def is_for_want_of_correction(difference: float, smallest_detectable: float, p: float, p_holm: float) -> bool:
+    """Whether a difference that is large enough to be found was not shown because several were looked at."""
+    return abs(difference) >= smallest_detectable and p < ALPHA <= p_holm
 
 
 def _count(number: int, thing: str) -> str:

@@ -16,7 +16,7 @@ from vademecum.cuda import is_out_of_memory
 from vademecum.errors import InputError, RunError
 from vademecum.generation.decoding import Answer, Batch, Decoding, decode
 from vademecum.generation.repetition import RepeatBan
-from vademecum.hardware import PeakMemory, process_memory_bytes, release_memory
+from vademecum.hardware import PeakMemory, process_peak_bytes, release_memory
 from vademecum.prompts import decode_answer, end_token_id
 from vademecum.records import Prediction, Record
 from vademecum.stopping import Stop
@@ -148,28 +148,31 @@ class _Writer:
     ends: frozenset[int]
     decoding: Decoding
     sink: PredictionSink
+    parts: int = 1
+    """Into which what was planned to be answered at a time is divided."""
 
     def answer(self, number: int, prompts: Sequence[Sequence[int]]) -> list[Answer]:
+        planned, limit = self.decoding.rows(max(map(len, prompts))), self.sink.limit_bytes
         while True:
-            rows, limit = self.decoding.rows(max(map(len, prompts))), self.sink.limit_bytes
-            if limit is not None and process_memory_bytes() > limit:
-                limit = None  # what is held without any answer, fewer of them would not take away
+            rows = min(max(1, planned // self.parts), len(prompts))
             with PeakMemory() as memory:
-                answers = self._try(number, prompts, last=rows == 1)
-            if answers and (rows == 1 or limit is None or memory.peak_bytes <= limit):
+                held = process_peak_bytes()  # what fewer answers would not take away
+                answers = self._try(number, prompts, rows)
+            if answers and (rows == 1 or limit is None or memory.peak_bytes <= max(limit, held)):
                 return answers
-            self.decoding = self.decoding.model_copy(update={"batch_size": rows // 2})
+            self.parts = planned // (rows // 2)
             release_memory()
-            self.sink.lessen(rows // 2)
+            self.sink.lessen(planned // self.parts)
             if answers:  # more was held than may be, and there was as much
                 return answers
 
-    def _try(self, number: int, prompts: Sequence[Sequence[int]], *, last: bool) -> list[Answer] | None:
+    def _try(self, number: int, prompts: Sequence[Sequence[int]], rows: int) -> list[Answer] | None:
         """None where a GPU has no room for so many; its error is let go of here, for its frames hold the batch."""
+        fewer, seed = self.decoding.model_copy(update={"batch_size": rows}), self.decoding.seed + number
         try:
-            return decode(self.model, prompts, self.ends, self.decoding, self.decoding.seed + number, self.sink.stop)
+            return decode(self.model, prompts, self.ends, fewer, seed, self.sink.stop)
         except RuntimeError as error:
-            if last or not is_out_of_memory(error):
+            if rows == 1 or not is_out_of_memory(error):
                 raise
             return None
 

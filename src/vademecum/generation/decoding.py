@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 READ_SLOTS = 16_384
 """Tokens of prompt, padding included, that are read at once: long prompts go fewer at a time, to bound the memory."""
+DRAWN_ROWS = 32
+"""Rows that are drawn from at once: it takes several copies of their logits in double precision."""
 REFILL_SHARE = 0.25
 """Part of the rows that must be free before new prompts are read: a few at a time keep no processor busy."""
 REFILLED_BATCHES = 4
@@ -261,6 +263,13 @@ def _choose(logits: "Tensor", decoding: Decoding, draws: Sequence[float]) -> "Te
         )
     if decoding.temperature == 0:
         return logits.argmax(dim=-1)
+    parts = [slice(start, start + DRAWN_ROWS) for start in range(0, len(draws), DRAWN_ROWS)]
+    return torch.cat([_draw(logits[part], decoding, draws[part]) for part in parts])
+
+
+def _draw(logits: "Tensor", decoding: Decoding, draws: Sequence[float]) -> "Tensor":
+    import torch
+
     precise = (logits.cpu() if logits.device.type == "mps" else logits).double()  # Apple's GPUs have no doubles
     likelihood, order = (precise / decoding.temperature).softmax(dim=-1).sort(descending=True, stable=True)
     total = likelihood.cumsum(dim=-1)

@@ -117,6 +117,7 @@ def load_base(path: Path, config: ModelConfig, *, dtype: str, device: str) -> "P
         SourceError: weights are missing, left over, of another shape, not finite or too large for `dtype`; or
             transformers does not know the architecture; or it is no decoder.
     """
+    import torch
     from transformers import AutoModelForCausalLM
 
     check_numbers(path, dtype)
@@ -126,7 +127,7 @@ def load_base(path: Path, config: ModelConfig, *, dtype: str, device: str) -> "P
     if config.quantization != "none":
         options["quantization_config"] = _quantization(config, dtype)
     if config.quantization != "none" or device == "cuda":  # a machine may have less memory than its card
-        options["device_map"] = {"": device}
+        options["device_map"] = {"": torch.cuda.current_device() if device == "cuda" else device}
     try:
         with no_load_report():
             model, loading = AutoModelForCausalLM.from_pretrained(

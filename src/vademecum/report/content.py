@@ -1,4 +1,4 @@
-"""report.json: the contract that other programs read. It holds no text of the corpus."""
+"""report.json: the contract that other programs read. It holds no question and no answer of the corpus."""
 
 from collections.abc import Mapping
 from statistics import fmean

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vademecum.evaluation.compare import CONFIRMATORY
+from vademecum.evaluation.compare import CONFIRMATORY, is_for_want_of_correction
 from vademecum.report import numbers
 from vademecum.report.document import Statement
 from vademecum.report.material import ReportMaterial
@@ -41,7 +41,7 @@ def _sentence(row: Mapping[str, Any], min_groups: int) -> str:
         return (
             f"{measured} {numbers.counted(found['groups'], 'group')} cannot carry a verdict; {min_groups} are needed."
         )
-    if abs(found["mean"]) >= row["smallest_detectable"]:
+    if is_for_want_of_correction(found["mean"], row["smallest_detectable"], row["p"], row["p_holm"]):
         return f"{measured} After correction for the number of comparisons, that is not enough for a verdict."
     return (
         f"{measured} With these {numbers.counted(found['n'], 'pair')} in {numbers.counted(found['groups'], 'group')}, "

@@ -59,12 +59,13 @@ def gather(run: Run, config: RunConfig) -> ReportMaterial:
     asked = {row.id for rows in predictions.values() for row in rows}
     decided = run.read_record("plan.json", Plan)
     plan = {**run.read_json("plan.json"), "predicted_peak_bytes": decided.predicted_peak_bytes}
+    training = run.read_json("training.json") if tuned else None
     entries = {name: entry for name, entry in run.entries().items() if _belongs(name, config)}
     return ReportMaterial(
         name=run.name,
         config=decided.apply(config),
         config_digest=digest_value(config.model_dump(mode="json")),
-        command=_command(run, config, decided),
+        command=_command(run, config, decided, training),
         base=plan["base"],
         stages={name: entry.model_dump() for name, entry in entries.items()},
         cleaning=run.read_json("cleaning.json"),
@@ -72,7 +73,7 @@ def gather(run: Run, config: RunConfig) -> ReportMaterial:
         leakage=run.read_json("leakage.json"),
         supervision=run.read_json("supervision.json"),
         plan=plan,
-        training=run.read_json("training.json") if tuned else None,
+        training=training,
         training_rows=run.read_lines("training.jsonl") if tuned else [],
         timing_rows=run.read_lines("timing.jsonl") if tuned and run.file("timing.jsonl").is_file() else [],
         decoding=run.read_json("decoding.json"),
@@ -83,12 +84,13 @@ def gather(run: Run, config: RunConfig) -> ReportMaterial:
     )
 
 
-def _command(run: Run, config: RunConfig, plan: Plan) -> str:
-    """What makes the run again, with what a budget and this machine have decided in it. The run is called by its name
-    and where it would be by default: a report is passed on, and the same wherever it is written from."""
+def _command(run: Run, config: RunConfig, plan: Plan, training: Mapping[str, Any] | None) -> str:
+    """What makes the run again, with the number format that was chosen and the steps that a budget came to. The run is
+    called by its name and where it would be by default: a report is passed on, and the same wherever it is written."""
     settings = [f"model.dtype={plan.dtype}"] if config.model.dtype == "auto" else []
     if plan.ended_by == "budget":
-        settings += ["budget.minutes=none", f"train.max_steps={plan.optimizer_steps}"]
+        taken = training["optimizer_steps"] if training and training["status"] == "completed" else plan.optimizer_steps
+        settings += ["budget.minutes=none", f"train.max_steps={taken}"]
         settings += [f"train.warmup_steps={plan.warmup_steps}"]
     given = [part for setting in settings for part in ("--set", setting)]
     return shlex.join(["vade", "run", f"runs/{run.name}/config.json", *given, "--out", f"runs/{run.name}-again"])
@@ -103,7 +105,7 @@ def _belongs(stage: str, config: RunConfig) -> bool:
 def write_report(run: Run, config: RunConfig, *, public: bool = False) -> None:
     """Write report.json, report.tex, report.md, report.html and the adapter's card.
 
-    With `public` the pages are report-public.md and report-public.html, without any text of the corpus.
+    With `public` the pages are report-public.md and report-public.html, without questions and answers.
     """
     material = gather(run, config)
     report = build_report(material)
@@ -164,7 +166,7 @@ def render_again(run: Run, config: RunConfig, *, public: bool) -> None:
 
 def differing_settings(baseline: Run, run: Run) -> dict[str, tuple[object, object]]:
     """Dotted name → its value in either run, where these differ."""
-    one, other = (_flat(place.read_json("config.json")) for place in (baseline, run))
+    one, other = (_flat(load_config(place.file("config.json")).model_dump(mode="json")) for place in (baseline, run))
     names = dict.fromkeys([*one, *other])
     return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
 

@@ -27,6 +27,7 @@ OF_THE_MACHINE = {
     "generate": ("batch_size",),
 }
 """Section → settings that go by what a machine has, and change no more in a result than rounding."""
+ANSWERS = "quantization of answers"
 BATCH_SHAPE = ("examples_per_step", "per_device_train_batch_size", "gradient_accumulation_steps")
 
 
@@ -79,7 +80,7 @@ def belonging(trials: Sequence[Trial], shared: Run) -> dict[str, dict[str, str]]
             "settings": digest_value(_settings(trial)),
             "corpus": corpus,
             "number format": plan.dtype,
-            "quantization of answers": answering
+            ANSWERS: answering
             if (answering := trial.config.generate.quantization) != "auto"
             else plan.answer_quantization,
         }
@@ -90,7 +91,8 @@ def belonging(trials: Sequence[Trial], shared: Run) -> dict[str, dict[str, str]]
 
 def differing(kept: Mapping[str, str], asked: Mapping[str, str]) -> list[str]:
     """In what a kept trial is another one than is asked for."""
-    return [name for name in asked if kept.get(name) != asked[name]]
+    told = {ANSWERS: "none", **kept}  # as all did before it was noted
+    return [name for name in asked if told.get(name) != asked[name]]
 
 
 def training_digest(entry: Entry) -> str:
@@ -103,7 +105,7 @@ def _settings(trial: Trial) -> dict[str, object]:
     for section, names in OF_THE_MACHINE.items():
         for name in names:
             del settings[section][name]
-    del settings["generate"]["quantization"]
+    settings["generate"]["quantization"] = "auto"  # what it came to is compared by itself
     for name in BATCH_SHAPE:
         del settings["train"][name]
     settings["train"]["examples"] = math.prod(trial.config.train.batch_shape)
