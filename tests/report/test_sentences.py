@@ -35,7 +35,8 @@ def test_better_and_worse_say_by_how_much() -> None:
     [
         (comparison("not shown", 0.01), "a difference below 0.030 could not be detected reliably"),
         (comparison("not shown", 0.05, groups=12), "12 groups cannot carry a verdict; 20 are needed"),
-        (comparison("not shown", 0.05), "that is not enough for a verdict"),
+        ({**comparison("not shown", 0.05), "p": 0.02, "p_holm": 0.08}, "that is not enough for a verdict"),
+        ({**comparison("not shown", 0.0), "smallest_detectable": 0.0, "p": 1.0}, "could not be detected reliably"),
     ],
 )
 def test_not_shown_says_why_and_claims_nothing(row: dict[str, Any], reason: str) -> None:
