@@ -26,7 +26,7 @@ once: with them the answers per second say little, the tokens per second more.
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -151,8 +151,7 @@ def plain_generate(model: Any, rows: Sequence[Sequence[int]], bench: Bench) -> l
             pad_token_id=pad,
         )
     new: list[list[int]] = found[:, width:].tolist()
-    ends = bench.ends
-    return [row[: next((place for place, token in enumerate(row) if token in ends), len(row))] for row in new]
+    return [up_to_end(row, bench.ends) for row in new]
 
 
 def continuous_generate(model: Any, rows: Sequence[Sequence[int]], bench: Bench) -> list[list[int]]:  # noqa: ANN401
@@ -183,7 +182,12 @@ def continuous_generate(model: Any, rows: Sequence[Sequence[int]], bench: Bench)
     if failed := [name for name, one in found.items() if one.error] or len(found) < len(rows):
         raise RuntimeError(f"continuous batching answered {len(found)} of {len(rows)}; failed: {failed}")
     new = [found[name].generated_tokens for name in sorted(found, key=lambda name: int(name.rpartition("_")[2]))]
-    return [row[: next((place for place, token in enumerate(row) if token in bench.ends), len(row))] for row in new]
+    return [up_to_end(row, bench.ends) for row in new]
+
+
+def up_to_end(row: list[int], ends: Collection[int]) -> list[int]:
+    """New tokens before the first that ends an answer."""
+    return row[: next((place for place, token in enumerate(row) if token in ends), len(row))]
 
 
 def cut_loop(ids: Sequence[int]) -> list[int]:

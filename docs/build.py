@@ -41,6 +41,8 @@ CPU = "cpu-2core"
 BUDGETS = 8
 """That `plan_accuracy` holds every configuration against."""
 SMOLLM2, TINYLLAMA = "2-core CPU, SmolLM2-135M", "2-core CPU, TinyLlama's shape"
+SUBJECTS = (("SmolLM2-135M", ""), ("TinyLlama's shape", ".tinyllama"))
+"""Model → what its figures' names end in."""
 H200 = "H200, TinyLlama's shape in bf16"
 BARS = (
     Bar(
@@ -212,7 +214,7 @@ def arms_table(results: list[dict[str, Any]]) -> str:
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for result in results:
-        for model, suffix in (("SmolLM2-135M", ""), ("TinyLlama's shape", ".tinyllama")):
+        for model, suffix in SUBJECTS:
             for arm in ARMS:
                 row = [
                     result["figures"].get(f"train.{name}.{arm}{suffix}")
@@ -241,7 +243,7 @@ def answering_table(results: list[dict[str, Any]]) -> str:
         "|---|---|---|---:|---:|---:|---:|",
     ]
     for result in results:
-        for model, suffix in (("SmolLM2-135M", ""), ("TinyLlama's shape", ".tinyllama")):
+        for model, suffix in SUBJECTS:
             for arm, same in (
                 ("one", None),
                 ("batches", "equal_share.batches"),
@@ -265,7 +267,7 @@ def profile_table(results: list[dict[str, Any]]) -> str:
     """Where a training step's time goes."""
     lines = ["| machine | model | " + " | ".join(PROFILED.values()) + " |", "|---|---|" + "---:|" * len(PROFILED)]
     for result in results:
-        for model, suffix in (("SmolLM2-135M", ""), ("TinyLlama's shape", ".tinyllama")):
+        for model, suffix in SUBJECTS:
             row = [result["figures"].get(f"profile.share.{kind}{suffix}") for kind in PROFILED]
             if any(row):
                 shown = [_number(cell["value"], "%") if cell else "" for cell in row]

@@ -17,13 +17,11 @@ from vademecum.hardware import Hardware
 from vademecum.planning import Plan
 from vademecum.records import Comparison
 from vademecum.report import changes, why_untrained
-from vademecum.report.numbers import duration, gigabytes, metric
+from vademecum.report.numbers import NOT_KNOWN, duration, gigabytes, metric
 from vademecum.report.plain import visible
 from vademecum.report.sentences import NOT_ADVICE, statements
 from vademecum.runs import Run
 from vademecum.stages import Silence, too_few_groups
-
-NOT_KNOWN = "not known: no pair has one"
 
 if TYPE_CHECKING:
     from vademecum.stages import Observer

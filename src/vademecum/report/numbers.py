@@ -5,6 +5,8 @@ from typing import Any
 
 NONE = "–"
 """Stands where there is nothing to write."""
+NOT_KNOWN = "not known: no pair has one"
+"""Stands for a share of pairs that have something, where none has it."""
 
 
 def score(value: float) -> str:

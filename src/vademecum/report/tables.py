@@ -200,7 +200,7 @@ def leakage_table(split: Mapping[str, Any], missing_fields: Sequence[str]) -> Ta
     """Shares of test pairs that share something with train."""
     leakage = split["leakage"]
     rows = tuple(
-        (name, "not known: no pair has one", numbers.NONE)
+        (name, numbers.NOT_KNOWN, numbers.NONE)
         if key in missing_fields
         else (name, numbers.share(leakage[key]), f"{round(leakage[key] * leakage['n_test']):,}")
         for key, name in LEAKS.items()

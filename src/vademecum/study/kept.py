@@ -80,9 +80,7 @@ def belonging(trials: Sequence[Trial], shared: Run) -> dict[str, dict[str, str]]
             "settings": digest_value(_settings(trial)),
             "corpus": corpus,
             "number format": plan.dtype,
-            ANSWERS: answering
-            if (answering := trial.config.generate.quantization) != "auto"
-            else plan.answer_quantization,
+            ANSWERS: plan.apply(trial.config).generate.quantization,
         }
         if (trial.config.model.name, trial.config.model.revision) == (baseline.name, baseline.revision):
             found[trial.name]["base model"] = plan.base_digest

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-PRUNED = "its validation loss is in the worse half"
-
-
 class Tried(Record):
     """One trial of a search."""
 
@@ -88,14 +85,13 @@ class PruningStop(Stop):
             return reason
         log = self._run.file("training.jsonl")  # asked many times a second, and it seldom grows
         size = log.stat().st_size if log.is_file() else 0
-        if size == self._size:
-            return PRUNED if self.pruned else None
-        self._size = size
-        for examples, loss in _losses(self._run)[self._told :]:
-            self._trial.report(loss, examples)
-            self._told += 1
-            self.pruned = self.pruned or self._trial.should_prune()
-        return PRUNED if self.pruned else None
+        if size != self._size:
+            self._size = size
+            for examples, loss in _losses(self._run)[self._told :]:
+                self._trial.report(loss, examples)
+                self._told += 1
+                self.pruned = self.pruned or self._trial.should_prune()
+        return "its validation loss is in the worse half" if self.pruned else None
 
 
 def run_search(config: SearchConfig, path: Path, setting: Setting) -> SearchResult:
