@@ -263,10 +263,17 @@ def _check(model: "PreTrainedModel", prompts: Sequence[Prompt], max_new_tokens: 
 
 @contextmanager
 def _evaluating(model: "PreTrainedModel") -> Iterator[None]:
-    """Dropout off, and afterwards as it was."""
-    training = model.training
+    """Dropout off, and afterwards as it was.
+
+    The head is handed the last column of the prompts laid out anew. With a slice PyTorch takes one product per row and,
+    where the head's weights are frozen, as after a merge, and in bfloat16 on a CPU, copies them for every row: 3.4 GB
+    for 60 answers of SmolLM2-135M.
+    """
+    head, training = model.get_output_embeddings(), model.training
+    laid_out = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
     model.eval()
     try:
         yield
     finally:
         model.train(training)
+        laid_out.remove()
