@@ -258,10 +258,39 @@ def test_threads_are_no_more_than_the_quota_is_worth(
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)  # by default the machine's, or OMP_NUM_THREADS
-        module.limit_threads()
+        module.limit_libraries()
         assert torch.get_num_threads() == kept
     finally:
         torch.set_num_threads(before)
+
+
+MANY_SHAPES = """
+import sys
+import torch
+from vademecum.hardware import limit_libraries, process_memory_bytes
+limit_libraries()
+weights = [torch.ones(512, 64 + 32 * number).bfloat16() for number in range(8)]
+with torch.inference_mode():
+    for weight in weights:
+        torch.nn.functional.linear(torch.ones(200, weight.shape[1]).bfloat16(), weight)
+    before = process_memory_bytes()
+    for rows in range(1, 120):
+        for weight in weights:
+            torch.nn.functional.linear(torch.ones(rows, weight.shape[1]).bfloat16(), weight)
+print(process_memory_bytes() - before)
+"""
+
+
+@pytest.mark.skipif("avx512bf16" not in module._instruction_sets(), reason="kernels are made for such cores")
+def test_kernels_are_kept_for_as_few_shapes_as_the_environment_or_we_say() -> None:
+    def grown(**environment: str) -> int:
+        script = [sys.executable, "-c", MANY_SHAPES]
+        inherited = {name: value for name, value in os.environ.items() if name not in module.KERNEL_CACHES}
+        found = subprocess.run(script, env={**inherited, **environment}, check=True, capture_output=True, text=True)
+        return int(found.stdout)
+
+    few, many = grown(), grown(**dict.fromkeys(module.KERNEL_CACHES, "1024"))
+    assert few < many / 2
 
 
 def test_cores_without_a_container(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,12 @@ M_MMAP_THRESHOLD = -3
 COMPACT_BYTES, HEAP_BYTES = 1 << 17, 1 << 25
 """Above so many bytes a tensor gets pages of its own; 32 MiB is where glibc's own threshold ends up."""
 
+KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+"""The environment's names for how many kernels oneDNN keeps, and for how many torch keeps of it in every thread."""
+KERNELS = 64
+"""A micro-batch, or a step of answering, takes a dozen. By default 1,024 are kept: after 1,276 shapes they held 730 MB,
+64 hold 77, and to make one anew takes a millisecond (docs/experiments.md)."""
+
 BF16_MIN_GAIN = 1.2
 """bfloat16 must beat float32 by this factor on a CPU: its rounding costs accuracy, so a tie goes to float32."""
 
@@ -120,11 +126,17 @@ def usable_cores() -> int:
     return max(1, int(min(cores, cpu_quota())))
 
 
-def limit_threads() -> None:
-    """Compute in no more threads than there are usable cores: torch does not see a container's quota, and beyond it
-    threads wait for one another. Fewer, by OMP_NUM_THREADS, stay fewer."""
+def limit_libraries() -> None:
+    """Compute in no more threads than there are usable cores, and keep few of the kernels that are made on the way.
+
+    torch does not see a container's quota, and beyond it threads wait for one another. Fewer threads, by
+    OMP_NUM_THREADS, stay fewer. oneDNN's kernels for bfloat16 are made for one shape each and kept, `KERNELS` of them
+    where the environment does not say otherwise; to be called before the first product.
+    """
     import torch
 
+    for cache in KERNEL_CACHES:
+        os.environ.setdefault(cache, str(KERNELS))
     if torch.get_num_threads() > usable_cores():
         torch.set_num_threads(usable_cores())
 
@@ -329,7 +341,7 @@ def _cuda_peak_bytes() -> int:
 def _rates(hardware: Hardware, cache: Path) -> dict[str, float]:
     import torch
 
-    limit_threads()
+    limit_libraries()
     machine = [
         hardware.device,
         hardware.cpu,

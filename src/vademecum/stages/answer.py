@@ -14,7 +14,7 @@ from vademecum.errors import RunError
 from vademecum.evaluation import METRICS, score
 from vademecum.files import write_whole
 from vademecum.generation import REFILLED_BATCHES, Decoding, chunks, generate
-from vademecum.hardware import compact_memory, limit_cuda_memory, limit_threads, out_of_memory_told
+from vademecum.hardware import compact_memory, limit_cuda_memory, limit_libraries, out_of_memory_told
 from vademecum.models import is_quantized, load_adapter, logits_change, merge
 from vademecum.planning import Plan
 from vademecum.records import Prediction, QAPair
@@ -158,7 +158,7 @@ def load_to_answer(base: Base, config: RunConfig, *, device: str, dtype: str) ->
     tuned model that is not. What training may have set in this process is taken back: memory kept compact, which costs
     time, and the budget's limit on a CUDA device, to which answering could not give way.
     """
-    limit_threads()
+    limit_libraries()
     compact_memory(False)
     if device == "cuda":
         limit_cuda_memory(None)

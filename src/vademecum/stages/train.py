@@ -13,7 +13,7 @@ from vademecum.config import BudgetConfig, RunConfig
 from vademecum.config.sections import System, TrainConfig
 from vademecum.errors import RunError, UntrainedError
 from vademecum.files import publish_folder, write_json
-from vademecum.hardware import compact_memory, limit_cuda_memory, limit_threads, out_of_memory_told
+from vademecum.hardware import compact_memory, limit_cuda_memory, limit_libraries, out_of_memory_told
 from vademecum.models import attach_adapter, save_adapter
 from vademecum.planning import Plan, memory_limit
 from vademecum.runs import Run
@@ -176,7 +176,7 @@ class Prepared:
         return model
 
     def _load(self, device: str) -> "PreTrainedModel":
-        limit_threads()
+        limit_libraries()
         compact_memory(self.plan.settings.compact)
         if self.plan.device == "cuda":
             plan = self.plan
