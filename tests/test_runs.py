@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vademecum.config import RunConfig
+from vademecum.config import RunConfig, load_config
 from vademecum.errors import InputError, RunError
 from vademecum.records import Assignment
 from vademecum.runs import Entry, Run
@@ -24,6 +24,21 @@ def test_open_refuses_a_folder_without_a_run(tmp_path: Path) -> None:
         Run.open(tmp_path)
     Run.create(tmp_path).write_config(RunConfig())
     assert Run.open(tmp_path).path == tmp_path
+
+
+def test_the_configuration_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    model = tmp_path / "config.json"
+    model.write_text('{"model_type": "llama"}', encoding="utf-8")
+    with pytest.raises(InputError, match=r"a config\.json that no run has written"):
+        Run.create(tmp_path).write_config(load_config("demo"))
+    assert model.read_text(encoding="utf-8") == '{"model_type": "llama"}'
+
+
+def test_a_directory_at_home_is_made_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert Run.create(Path("~/runs/x")).path == tmp_path / "runs" / "x"
+    assert not Path("~").exists()
 
 
 def test_stage_is_current_only_with_its_inputs_and_unharmed_outputs(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_medquad_can_be_pointed_at_a_local_copy(
     monkeypatch.setenv("VADE_MEDQUAD", str(archive))
     assert fetch_corpus("medquad") == archive
     monkeypatch.setenv("VADE_MEDQUAD", str(tmp_path / "gone.zip"))
-    with pytest.raises(SourceError, match=r"gone\.zip"):
+    with pytest.raises(SourceError, match=r"nothing at '.*gone\.zip', to which the environment's VADE_MEDQUAD points"):
         fetch_corpus("medquad")
 
 

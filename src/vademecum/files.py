@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,14 @@ UNFINISHED = ".part"
 """Ends the names of files that are being written."""
 LOCK = ".lock"
 """In a folder whose files one process at a time may write."""
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the home directory for `~`; one of a user who is not known here stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 @contextmanager
@@ -120,9 +128,15 @@ def digest_path(path: Path) -> str:
     """SHA-256 of a file, or of a folder's file names and contents in sorted order."""
     if path.is_file():
         return digest_file(path)
+    return digest_files(path, (entry for entry in path.rglob("*") if entry.is_file()))
+
+
+def digest_files(folder: Path, files: Iterable[Path]) -> str:
+    """SHA-256 of the names below a folder, and the contents, of some of its files, in sorted order."""
     sha = hashlib.sha256()
-    for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
-        sha.update(f"{file.relative_to(path).as_posix()}\0{digest_file(file)}\n".encode())
+    for file in sorted(files):
+        name = os.fsencode(file.relative_to(folder).as_posix())  # which need not be UTF-8
+        sha.update(name + f"\0{digest_file(file)}\n".encode())
     return sha.hexdigest()
 
 

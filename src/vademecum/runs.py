@@ -25,6 +25,7 @@ from vademecum.files import (
     LOCK,
     digest_path,
     digest_value,
+    expanded,
     link_or_copy,
     naming,
     remove_unfinished,
@@ -76,6 +77,7 @@ class Run:
     @classmethod
     def create(cls, path: Path) -> "Run":
         """A directory that holds a run, or will."""
+        path = expanded(path)  # a shell leaves the ~ of --out=~/runs alone
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -131,8 +133,18 @@ class Run:
         return self.path / name
 
     def write_config(self, config: RunConfig) -> None:
-        """Write the resolved configuration."""
-        write_json(self.file("config.json"), config.model_dump(mode="json"))
+        """Write the resolved configuration.
+
+        Raises:
+            InputError: a config.json of something else lies there, such as a model's.
+        """
+        values = config.model_dump(mode="json")
+        if self.file("config.json").exists() and not values.keys() <= set(self.read_json("config.json")):
+            raise InputError(
+                f"{self.path} holds a config.json that no run has written, such as a model's",
+                hint="choose another directory with --out",
+            )
+        write_json(self.file("config.json"), values)
 
     def read_json(self, name: str) -> Any:  # noqa: ANN401  any JSON value
         """A JSON artifact.

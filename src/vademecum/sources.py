@@ -32,7 +32,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vademecum.errors import SourceError
-from vademecum.files import CHUNK_BYTES, digest_file, sync_folder
+from vademecum.files import CHUNK_BYTES, digest_file, expanded, sync_folder
 
 CORPORA = {
     # The XML of the archive is what the digest is over: the bytes of a zip that a host packs on demand may change.
@@ -78,7 +78,7 @@ class _WheelMember:
 def cache_folder() -> Path:
     """Where fetched files are kept: `$VADE_CACHE`, or `~/.cache/vademecum`. It need not exist yet."""
     chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "vademecum"
+    return expanded(chosen) if chosen else Path.home() / ".cache" / "vademecum"
 
 
 def fetch_corpus(source: str, *, offline: bool = False) -> Path:
@@ -89,15 +89,32 @@ def fetch_corpus(source: str, *, offline: bool = False) -> Path:
     Raises:
         SourceError: there is none, it cannot be reached, or its digest is not the expected one.
     """
-    if source == "medquad":
-        source = os.environ.get(MEDQUAD_VARIABLE) or source
-    form = CORPORA.get(source, source)
+    return local_corpus(source) or _fetch_zip(_corpus_form(source), offline=offline)
+
+
+def local_corpus(source: str) -> Path | None:
+    """The path of a corpus on this disk; None for one that is on the web.
+
+    Raises:
+        SourceError: there is nothing at the path, or where `$VADE_MEDQUAD` points.
+    """
+    form = _corpus_form(source)
     if form.startswith(("http://", "https://")):
-        return _fetch_zip(form, offline=offline)
-    path = Path(form).expanduser()
-    if not path.exists():
-        raise _unknown("corpus", source, [*CORPORA, "sample"], "Check the path, or use 'medquad' or 'sample'.")
-    return path
+        return None
+    path = expanded(form)
+    if path.exists():
+        return path
+    if source == "medquad":
+        raise SourceError(
+            f"There is nothing at {form!r}, to which the environment's {MEDQUAD_VARIABLE} points.",
+            hint="Correct it, or unset it to have MedQuAD downloaded.",
+        )
+    raise _unknown("corpus", source, [*CORPORA, "sample"], "Check the path, or use 'medquad' or 'sample'.")
+
+
+def _corpus_form(source: str) -> str:
+    given = os.environ.get(MEDQUAD_VARIABLE) if source == "medquad" else None
+    return given or CORPORA.get(source, source)
 
 
 def fetch_model(source: str, *, revision: str = "main", offline: bool = False, weights: bool = True) -> Path:

@@ -74,6 +74,14 @@ def test_without_a_question_every_line_is_one(finished: Path, vade: Vade, monkey
     assert all(MARK in reply["nearest"]["answer"] for reply in outcome.json["replies"])
 
 
+def test_questions_that_are_no_text_are_refused(finished: Path, vade: Vade, monkeypatch: pytest.MonkeyPatch) -> None:
+    latin = io.BytesIO("Qu'est-ce que la fièvre?\n".encode("latin-1"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(latin, encoding="utf-8"))
+    outcome = vade("ask", finished)
+    assert outcome.code == 2
+    assert "error: standard input holds the byte 0xe8, which is not utf-8" in outcome.err
+
+
 def test_asking_changes_nothing(finished: Path, vade: Vade) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     vade("ask", finished, "What is gout?")

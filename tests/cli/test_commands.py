@@ -141,6 +141,25 @@ def test_audit_shows_as_many_examples_as_asked(config: Path, vade: Vade) -> None
         assert ("<|im_start|>assistant" in outcome.out) == (count > 0)
 
 
+def test_an_init_that_is_stopped_leaves_nothing_behind(
+    table: Path, tiny_checkpoint: Path, tmp_path: Path, vade: Vade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vademecum.stages.audit.build_examples", interrupted)
+    outcome = vade("init", table, "--model", tiny_checkpoint, "--out", tmp_path / "mine.toml")
+    assert outcome.code == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_corpus_is_noticed_for_is_said(tiny_checkpoint: Path, tmp_path: Path, vade: Vade) -> None:
+    rows = [f'"What is illness {number}?","<p>It is illness number {number} of them.</p>"' for number in range(40)]
+    (tmp_path / "data.csv").write_text("\n".join(["question,answer", *rows]), encoding="utf-8")
+    outcome = vade("init", tmp_path / "data.csv", "--model", tiny_checkpoint, "--out", tmp_path / "mine.toml")
+    assert "40 pairs hold what looks like HTML tags; they are kept as they are" in outcome.words
+
+
 def test_init_writes_a_configuration_that_loads_and_shows_the_first_pair(
     table: Path, tiny_checkpoint: Path, tmp_path: Path, vade: Vade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +167,7 @@ def test_init_writes_a_configuration_that_loads_and_shows_the_first_pair(
     out = tmp_path / "an [odd] place" / "mine.toml"
     outcome = vade("init", table, "--model", tiny_checkpoint.name, "--out", out)
     assert outcome.code == 0, outcome.err
-    assert f"\nWrote {out}. Next: vade run {out}\n" in outcome.out
+    assert f"\nWrote {out}. Next: vade run '{out}'\n" in outcome.out
     assert outcome.out.count("one row") == 1
     assert MARK in outcome.out
     config = load_config(out)
@@ -156,6 +175,9 @@ def test_init_writes_a_configuration_that_loads_and_shows_the_first_pair(
     assert config.corpus.columns == {name: name for name in ("question", "answer", "focus", "qtype", "source")}
     assert config.model.name == str(tiny_checkpoint)
     before = out.read_bytes()
+    unmapped = vade("init", table, "--column", "source=", "--model", tiny_checkpoint, "--out", tmp_path / "b.toml")
+    assert unmapped.code == 0, unmapped.err
+    assert load_config(tmp_path / "b.toml").corpus.columns["source"] == ""
     again = vade("init", table, "--model", tiny_checkpoint, "--out", out)
     assert (again.code, out.read_bytes()) == (2, before)
     assert "exists already" in again.err

@@ -38,6 +38,9 @@ BAD: list[tuple[str, str, str]] = [
     ("run good.toml --until trian", "this run has no stage 'trian'", "prepare, plan, train"),
     ("run good.toml --force scores", "this run has no stage 'scores'", "prepare, plan, train"),
     ("run good.toml --out good.toml/run", "the run directory good.toml/run cannot be made", "--out"),
+    ("run good.toml --set corpus.source=~nobody-here/x.csv", "no corpus '~nobody-here/x.csv'", "Check the path"),
+    ("run good.toml --set generate.systems=[]", "generate.systems: Tuple should have at least 1 item", "correct the"),
+    ("run good.toml --out model", "model holds a config.json that no run has written", "--out"),
     ("audit good.toml --set model.name=./gone", "model.name = './gone': there is no such directory", "smollm2-135m"),
     ("audit folder", "folder cannot be read", "UTF-8 TOML file"),
     ("init gone.csv", "there is no file or folder at 'gone.csv'", "CSV"),
@@ -63,6 +66,8 @@ def desk(tmp_path: Path, table: Path, tiny_checkpoint: Path, monkeypatch: pytest
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -87,6 +92,22 @@ def test_traceback_shows_where_an_error_came_from(config: Path, tmp_path: Path) 
     assert "Traceback" in done.stderr
     assert "error: no preset and no file is called" in done.stderr
     assert "hunter2" not in done.stderr
+
+
+def test_rows_that_are_all_dropped_are_told_by_the_audit(desk: Path, vade: Vade) -> None:
+    outcome = vade("run", "good.toml", "--set", "train.overlong=drop", "--set", "train.max_length=20")
+    assert outcome.code == 1
+    assert "error: none of 96 pairs became a row to train on, 96 were dropped" in outcome.err
+
+
+def test_a_corpus_that_is_gone_is_not_called_changed(finished: Path, config: Path, table: Path, vade: Vade) -> None:
+    aside = table.rename(table.with_suffix(".aside"))
+    try:
+        outcome = vade("--offline", "run", config, "--out", finished)
+    finally:
+        aside.rename(table)
+    assert outcome.code == 2
+    assert f"error: There is no corpus '{table}'" in outcome.err
 
 
 def test_finished_training_is_refused_with_exit_code_1(finished: Path, config: Path, vade: Vade) -> None:

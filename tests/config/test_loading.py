@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from vademecum.config import RunConfig, load_config
+from vademecum.config import RunConfig, anchored, load_config
+from vademecum.config.loading import SHORT_NAMES
 from vademecum.errors import ConfigError
+from vademecum.sources import CORPORA, MODELS
 
 
 def test_defaults_then_file_then_overrides(tmp_path: Path) -> None:
@@ -35,6 +37,32 @@ def test_path_beside_the_file_is_found_from_any_working_directory(
     (folder / "mine.toml").write_text('[corpus]\nsource = "data.csv"\n', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert load_config(folder / "mine.toml").corpus.source == str((folder / "data.csv").resolve())
+
+
+def test_a_path_that_is_given_is_found_from_any_other_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("data/qa.csv", "model/config.json", "sample/qa.csv", "smollm2-135m/config.json"):
+        Path(name).parent.mkdir()
+        Path(name).touch()
+    found = anchored(load_config("demo", ["corpus.source=data/qa.csv", "model.name=model"]))
+    assert (found.corpus.source, found.model.name) == (str(tmp_path / "data" / "qa.csv"), str(tmp_path / "model"))
+    named = load_config("demo")
+    assert (named.corpus.source, named.model.name) == ("sample", "smollm2-135m")
+    assert anchored(named) == named
+
+
+def test_a_home_directory_is_put_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "qa.csv").touch()
+    assert anchored(load_config("demo", ["corpus.source=~/qa.csv"])).corpus.source == str(tmp_path / "qa.csv")
+    strange = load_config("demo", ["corpus.source=~nobody-of-this-name/qa.csv"])
+    assert anchored(strange) == strange
+
+
+def test_short_names_are_those_that_can_be_fetched() -> None:
+    assert {"sample", *CORPORA, *MODELS} == set(SHORT_NAMES)
 
 
 def test_none_unsets() -> None:

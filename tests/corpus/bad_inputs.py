@@ -207,7 +207,7 @@ ARCHIVES = [
     Input("one XML file", plain(document(pair("x")), "corpus.xml"), Refused(("a single XML file",))),
     Input("an empty folder", unpacked({}), Refused(("holds nothing",))),
     Input("a folder without XML", unpacked({"a.csv": ""}), Refused(("without XML files", "'a.csv'"))),
-    Input("a folder called .xml", unpacked({"a.xml/b.txt": ""}), Refused(("empty corpus",))),
+    Input("a folder called .xml", unpacked({"a.xml/b.txt": ""}), Refused(("folder without XML files",))),
     Input(
         "a file name that is not UTF-8",
         unpacked({**sound_documents(), "1_A/\udcff.xml": document(pair("x"))}),

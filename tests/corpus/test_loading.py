@@ -1,6 +1,8 @@
 """What `auto` recognises, and what it says when it cannot."""
 
+import errno
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -10,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vademecum.config import CorpusConfig
-from vademecum.corpus import load_corpus, sample_path
+from vademecum.corpus import digest_corpus, load_corpus, sample_path
 from vademecum.corpus.loading import missing_fields
 from vademecum.errors import CorpusError, SourceError
 from vademecum.records import QAPair
@@ -73,6 +75,42 @@ def test_a_folder_without_xml_lists_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("x")
     with pytest.raises(CorpusError, match=r"it holds 'data\.csv'"):
         load_corpus(tmp_path, AUTO)
+
+
+def test_a_folder_is_what_is_read_of_it(tmp_path: Path) -> None:
+    folder = write_kind(tmp_path, "folder")
+    before = digest_corpus(folder)
+    for name in (".git/config", ".git/x.xml", "runs/demo/report.json", "notes.txt", "__MACOSX/1_A/1.xml"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("<no pairs/>")
+    (folder / os.fsdecode(b"latin-\xe9.txt")).write_text("x")
+    assert digest_corpus(folder) == before
+    assert len(load_corpus(folder, AUTO)) == 1
+    (folder / "1_A" / "2.xml").write_text(XML.replace("A pause", "Sleep"))
+    assert digest_corpus(folder) != before
+
+
+def test_hidden_xml_makes_no_medquad(tmp_path: Path) -> None:
+    (tmp_path / ".idea").mkdir()
+    (tmp_path / ".idea" / "workspace.xml").write_text("<project/>")
+    (tmp_path / "qa.csv").write_text("question,answer\n")
+    with pytest.raises(CorpusError, match=r"folder without XML files; it holds '\.idea', 'qa\.csv'"):
+        load_corpus(tmp_path, AUTO)
+
+
+def test_what_cannot_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_kind(tmp_path, "folder")
+    real = os.scandir
+
+    def denied(path: str) -> object:  # whoever runs the tests may be root, to whom nothing is denied
+        if str(path).endswith("1_A"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    for look in (digest_corpus, lambda path: load_corpus(path, AUTO)):
+        with pytest.raises(CorpusError, match=r"1_A cannot be read: .*Permission denied"):
+            look(folder)
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.csv", "question,answer\n"), ("a.csv", ""), ("a.jsonl", "\n")])

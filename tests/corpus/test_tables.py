@@ -54,6 +54,21 @@ def test_reads_csv_in_its_dialects(tmp_path: Path, delimiter: str, start: str, e
     assert (second.question, second.answer) == ("Why?", "")
 
 
+def test_quotes_after_a_space_are_quotes(tmp_path: Path) -> None:
+    content = 'question, answer\n"What, now?", "This, and that."\n'
+    (pair,) = read_table(write(tmp_path / "a.csv", content), "csv", {})
+    assert (pair.question, pair.answer) == ("What, now?", "This, and that.")
+
+
+@pytest.mark.parametrize(
+    "cell", ["C0004096 C0023860", "C0004096,C0023860", "['C0004096', 'C0023860']", '["C0004096","C0023860"]']
+)
+def test_concepts_are_read_however_they_are_listed(tmp_path: Path, cell: str) -> None:
+    quoted = cell.replace('"', '""')
+    (pair,) = read_table(write(tmp_path / "a.csv", f'question,answer,cuis\nq,a,"{quoted}"\n'), "csv", {})
+    assert pair.cuis == ("C0004096", "C0023860")
+
+
 def test_a_long_field_is_read_and_the_limit_of_the_process_stays(tmp_path: Path) -> None:
     limit = csv.field_size_limit()
     answer = "word " * 60_000
@@ -162,9 +177,9 @@ def test_a_broken_table_names_file_and_line(
 
 
 def test_a_broken_parquet_row_is_counted(tmp_path: Path) -> None:
-    table = pa.table({"question": ["q", "q"], "answer": [b"a", b"b"]})
-    pq.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(CorpusError, match="row 1, 'answer': found a bytes, not text"):
+    table = pa.table({"question": ["q"] * 4, "answer": ["a", "b", "\0", "d"]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    with pytest.raises(CorpusError, match="row 3, 'answer': found a NUL character"):
         read_table(tmp_path / "a.parquet", "parquet", {})
 
 

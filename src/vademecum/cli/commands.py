@@ -3,16 +3,15 @@
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vademecum.errors import InputError, UntrainedError, VademecumError
+from vademecum.errors import InputError, UntrainedError
 
 if TYPE_CHECKING:
     from vademecum.stages import Observer, Road
@@ -93,14 +92,14 @@ def run(
     Started several times by torchrun or accelerate launch, the processes train together.
     """
     from vademecum.cli.signals import listening
-    from vademecum.config import load_config
+    from vademecum.config import anchored, load_config
     from vademecum.runs import Run
     from vademecum.stages import Road, Silence, run_road
     from vademecum.stopping import Stop
     from vademecum.training import join_launcher
 
     ranks = join_launcher()
-    config = load_config(target, settings or [])
+    config = anchored(load_config(target, settings or []))
     place = Run.create(out or Path("runs") / _run_name(target))
     road = Road(place, config, Silence(), options.offline, Stop(stop_after), ranks=ranks)
     if ranks.lead:
@@ -164,12 +163,11 @@ def init(
 
     if out.exists():
         raise InputError(f"{out} exists already", hint="choose another name with --out")
-    write_config(table, out, model, dict(_named(column) for column in columns or []))
-    try:
+    with ExitStack() as undo:
+        undo.callback(out.unlink, missing_ok=True)  # whatever happens, the same command can be given again
+        write_config(table, out, model, dict(_named(column) for column in columns or []))
         found = audit_training(out, [], 1, options.offline)
-    except VademecumError:
-        out.unlink()  # so that the same command can be given again
-        raise
+        undo.pop_all()
     show({"config": str(out), **found.as_json()}, lambda: screens.show_init(out, found))
 
 
@@ -218,11 +216,12 @@ def ask(
 ) -> None:
     """Ask a run's model questions of your own; beside its answer stands the nearest one that the corpus knows."""
     from vademecum.cli import screens
+    from vademecum.cli.questions import typed_questions
     from vademecum.runs import Run
     from vademecum.stages.ask import Handbook
 
     handbook = Handbook(Run.open(folder), system, offline=options.offline)
-    asked = questions or _lines()
+    asked = questions or typed_questions()
     if options.json:
         replies = [handbook.answer(question).model_dump(mode="json") for question in asked]
         show({"run": str(folder), "system": system, "replies": replies}, None)
@@ -362,18 +361,6 @@ def _walk(road: "Road", *, until: str | None, force: Sequence[str] = ()) -> None
         show({"run": str(place.path), "stages": list(place.entries())}, lambda: screens.show_stages(place))
     if untrained:
         raise untrained
-
-
-def _lines() -> Iterator[str]:
-    """Standard input, line by line; somebody who sits there is asked for the next one."""
-    while True:
-        if sys.stdin.isatty():
-            typer.echo("? ", nl=False, err=True)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        if line.strip():
-            yield line
 
 
 def _named(column: str) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """What the commands show, as tables and plain sentences."""
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -224,6 +225,8 @@ def show_audit(audit: "TrainingAudit") -> None:
     for name, value in found.model_dump().items():
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.3f}")
     console.print(table)
+    for remark in cleaning["remarks"]:
+        console.print(Text(remark), soft_wrap=True)
     if "focus" in cleaning["missing_fields"]:
         console.print(
             "No field says what a pair is about: pairs on one subject may stand in train and in test. Map a column to "
@@ -249,7 +252,7 @@ def _print_examples(audit: "TrainingAudit") -> None:
 def show_init(out: Path, audit: "TrainingAudit") -> None:
     """A new configuration, and a pair as it is trained."""
     show_audit(audit)
-    console.print(f"\nWrote {out}. Next: vade run {out}", soft_wrap=True)
+    console.print(f"\nWrote {out}. Next: vade run {shlex.quote(str(out))}", soft_wrap=True)
 
 
 def show_hardware(hardware: Hardware, dtype: str, reason: str) -> None:

@@ -1,6 +1,6 @@
 """The one tree of settings: its sections (`sections`) and how a file becomes one (`loading`)."""
 
-from vademecum.config.loading import load_config, preset_names
+from vademecum.config.loading import anchored, load_config, preset_names
 from vademecum.config.sections import (
     BudgetConfig,
     CorpusConfig,
@@ -25,6 +25,7 @@ __all__ = [
     "RunConfig",
     "SplitConfig",
     "TrainConfig",
+    "anchored",
     "load_config",
     "preset_names",
 ]

@@ -14,7 +14,10 @@ from pydantic import BaseModel, ValidationError
 
 from vademecum.config.sections import RunConfig
 from vademecum.errors import ConfigError, masked
+from vademecum.files import expanded
 
+SHORT_NAMES = ("sample", "medquad", "smollm2-135m")
+"""Of a corpus and a base model, which no folder of that name stands in for."""
 PRESETS = files("vademecum") / "presets"
 
 
@@ -99,9 +102,19 @@ def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
         if not isinstance(values, dict):
             continue
         value = values.get(key)
+        if not isinstance(value, str) or not value or value in SHORT_NAMES:
+            continue
         with suppress(OSError):  # a text that cannot be a path's name at all
-            if isinstance(value, str) and value and not Path(value).is_absolute() and (folder / value).exists():
-                values[key] = str((folder / value).resolve())
+            path = folder / expanded(value)
+            if path.exists() and not Path(value).is_absolute():
+                values[key] = str(path.resolve())
+
+
+def anchored(config: RunConfig) -> RunConfig:
+    """The configuration with the corpus and the base model by absolute paths, for work that goes on elsewhere."""
+    tree = config.model_dump()
+    _anchor_paths(tree, Path())
+    return RunConfig.model_validate(tree)
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:

@@ -187,7 +187,7 @@ class BudgetConfig(Section):
 class GenerateConfig(Section):
     """Which systems answer which test pairs, and how; the same decoding for all of them."""
 
-    systems: tuple[System, ...] = ("base", "few-shot", "copy", "tuned")
+    systems: Annotated[tuple[System, ...], Field(min_length=1)] = ("base", "few-shot", "copy", "tuned")
     """The systems to compare; `tuned` is the base model with the adapter."""
     test_pairs: PositiveInt | None = None
     """Answer a random subset of this many test pairs; unset: all."""

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from vademecum.config import CorpusConfig
-from vademecum.corpus.medquad import read_medquad
+from vademecum.corpus.medquad import corpus_files, read_medquad
 from vademecum.corpus.tables import column_mapping, read_table
 from vademecum.errors import CorpusError, SourceError
+from vademecum.files import digest_file, digest_files
 from vademecum.records import QAPair
 
 Format = Literal["medquad", "csv", "jsonl", "parquet"]
@@ -57,6 +58,18 @@ def load_corpus(path: Path, config: CorpusConfig, say: Callable[[str], object] =
         if count:
             say(f"{count} pairs hold {found}; they are kept as they are")
     return pairs
+
+
+def digest_corpus(path: Path) -> str:
+    """SHA-256 of what `load_corpus` reads: a file, or the XML files of a folder.
+
+    Raises:
+        CorpusError: it cannot be read.
+    """
+    try:
+        return digest_files(path, corpus_files(path)) if path.is_dir() else digest_file(path)
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read: {error}", hint="check the file's permissions") from None
 
 
 def mapped_columns(path: Path, config: CorpusConfig) -> dict[str, str]:
@@ -110,7 +123,7 @@ def _recognise(path: Path) -> Format:
 
 
 def _recognise_folder(path: Path) -> Format:
-    if any(file.suffix.lower() == ".xml" for file in path.rglob("*")):
+    if corpus_files(path):
         return "medquad"
     names = sorted(file.name for file in path.iterdir())
     found = ", ".join(repr(name) for name in names[:8]) + (" …" if len(names) > 8 else "")

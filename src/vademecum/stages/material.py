@@ -4,13 +4,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vademecum.baselines import nearest
 from vademecum.config import ModelConfig, RunConfig
 from vademecum.errors import ConfigError, RunError
-from vademecum.files import digest_file
+from vademecum.files import digest_file, expanded
 from vademecum.generation import Prompt
 from vademecum.hardware import check_device
 from vademecum.models import BaseModelFiles, load_base, load_tokenizer, locate_base
@@ -42,7 +41,7 @@ def subset(pairs: Sequence[QAPair], count: int | None, seed: int) -> list[QAPair
 
 def model_digest(road: Road) -> dict[str, str]:
     """Notices that a local base model was exchanged. Others go by name and revision, and `Base.check` sees a change."""
-    folder = Path(road.config.model.name).expanduser()
+    folder = expanded(road.config.model.name)
     if not folder.is_dir():
         return {}
     sha = hashlib.sha256()

@@ -1,6 +1,5 @@
 """prepare: source → pairs.jsonl, cleaning.json, identifiers.json, splits.jsonl, leakage.json."""
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from vademecum.corpus import (
     audit_leakage,
     check_identifiers,
     clean,
+    digest_corpus,
     load_corpus,
     missing_fields,
     sample_path,
@@ -15,18 +15,15 @@ from vademecum.corpus import (
     sensitive_words,
     split,
 )
-from vademecum.files import digest_path
-from vademecum.sources import MEDQUAD_VARIABLE, fetch_corpus
+from vademecum.sources import fetch_corpus, local_corpus
 from vademecum.stages.road import Road, Stage
 
 
 def corpus_digest(road: Road) -> dict[str, str]:
     """Digest of a corpus on this disk; the archive on the web is pinned by its digest in the package already."""
     source = road.config.corpus.source
-    if source == "medquad":
-        source = os.environ.get(MEDQUAD_VARIABLE, "")
-    path = sample_path() if source == "sample" else Path(source).expanduser()
-    return {"corpus": digest_path(path)} if source and path.exists() else {}
+    path = sample_path() if source == "sample" else local_corpus(source)
+    return {"corpus": digest_corpus(path)} if path else {}
 
 
 def prepare(road: Road, _: Path) -> None:
@@ -35,7 +32,13 @@ def prepare(road: Road, _: Path) -> None:
     path = (
         sample_path() if config.corpus.source == "sample" else fetch_corpus(config.corpus.source, offline=road.offline)
     )
-    found = load_corpus(path, config.corpus, road.observer.say)
+    remarks: list[str] = []
+
+    def remark(text: str) -> None:
+        remarks.append(text)
+        road.observer.say(text)
+
+    found = load_corpus(path, config.corpus, remark)
     pairs, rules = clean(found, config.corpus)
     identifiers = scan_identifiers(pairs)
     if config.corpus.identifiers == "stop":  # before any text of the corpus is written
@@ -56,6 +59,7 @@ def prepare(road: Road, _: Path) -> None:
             "pairs_in": len(found),
             "pairs_kept": len(pairs),
             "rules": rules,
+            "remarks": remarks,
             "missing_fields": missing,
         },
     )

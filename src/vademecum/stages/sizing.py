@@ -151,7 +151,7 @@ def too_few_groups(groups: int, needed: int) -> str:
 def _histogram(lengths: Sequence[int]) -> dict[str, list[int]]:
     import numpy as np
 
-    counts, edges = np.histogram(lengths, bins=HISTOGRAM_BINS, range=(0, max(lengths) + 1))
+    counts, edges = np.histogram(lengths, bins=HISTOGRAM_BINS, range=(0, max(lengths, default=0) + 1))
     return {"edges": [round(edge) for edge in edges], "counts": [int(count) for count in counts]}
 
 

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 from vademecum.config import RunConfig, load_config
 from vademecum.errors import ConfigError
@@ -258,14 +257,3 @@ def _check_claims(study: StudyConfig, aliases: dict[str, str], loss_tokens: dict
                 "other tokens, or of others than the baseline's",
                 hint="claim a ROUGE metric: the answers are scored in words, whatever the rows and the tokenizer",
             )
-
-
-def anchored(config: RunConfig) -> RunConfig:
-    """The configuration with the corpus and the base model by absolute paths, for a process that works elsewhere."""
-    source, name = Path(config.corpus.source).expanduser(), Path(config.model.name).expanduser()
-    corpus, model = config.corpus, config.model
-    if config.corpus.source not in ("sample", "medquad") and source.exists():
-        corpus = corpus.model_copy(update={"source": str(source.resolve())})
-    if name.is_dir():
-        model = model.model_copy(update={"name": str(name.resolve())})
-    return config.model_copy(update={"corpus": corpus, "model": model})

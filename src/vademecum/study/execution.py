@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vademecum.config import anchored
 from vademecum.errors import RunError, StoppedError
 from vademecum.hardware import gpu_free_bytes, usable_cores
 from vademecum.planning import Plan
@@ -13,7 +14,7 @@ from vademecum.stages import Observer, Road, forecast_run, run_shared
 from vademecum.stopping import Stop
 from vademecum.study.analysis import StudyAnalysis
 from vademecum.study.declaration import StudyConfig
-from vademecum.study.design import Design, Trial, anchored, lay_out_design
+from vademecum.study.design import Design, Trial, lay_out_design
 from vademecum.study.executors import Executor, Task
 from vademecum.study.folder import DECLARATION, FIXED, StudyFolder
 from vademecum.study.kept import belonging

@@ -17,7 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vademecum.config import RunConfig, load_config
+from vademecum.config import RunConfig, anchored, load_config
 from vademecum.errors import RunError, StoppedError
 from vademecum.files import digest_value
 from vademecum.planning import Plan
@@ -26,7 +26,7 @@ from vademecum.runs import Run
 from vademecum.stages import Road, compare_runs, run_shared, seconds_spent
 from vademecum.stopping import Stop
 from vademecum.study.declaration import Range, SearchConfig
-from vademecum.study.design import anchored, check_answering
+from vademecum.study.design import check_answering
 from vademecum.study.execution import Setting, trial_task
 from vademecum.study.folder import StudyFolder, validation_losses
 from vademecum.study.records import BASELINE
